@@ -1,0 +1,1 @@
+"""The compiler: a spec becomes a deterministic plan. Never imports torch."""

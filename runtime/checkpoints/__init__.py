@@ -1,0 +1,1 @@
+"""Checkpoints that verify or are refused."""

@@ -1,0 +1,1 @@
+"""Tokens, trajectories and packed batches."""

@@ -1,0 +1,1 @@
+"""Engines: what generates rollouts and scores them."""

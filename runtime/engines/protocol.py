@@ -1,0 +1,86 @@
+"""What an engine is: token ids in, token ids and log-probabilities out.
+
+Shapes: T tokens of one sequence, K tokens of the support.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What an engine can do."""
+
+    full_vocabulary_scores: bool
+    largest_top_k: int | None  # None: the whole vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """Who is answering."""
+
+    tokenizer_digest: str
+    vocabulary: int
+    weights: str  # path or digest of the loaded weights
+    policy_version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSettings:
+    """How tokens are drawn; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One continuation."""
+
+    ids: tuple[int, ...]  # ends with the stop token if `stopped`
+    logprobs: tuple[float, ...]  # of each id under the policy at temperature 1 with no truncation
+    stopped: bool  # False: the token limit cut it off
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopK:
+    """A teacher's support: row t is the distribution of the token at position t + 1."""
+
+    ids_TK: Tensor  # int64 [T-1, K], valid ids only, most likely first
+    logprobs_TK: Tensor  # float32 [T-1, K]
+
+
+class Engine(Protocol):
+    """An engine. Implementations: `transformers` (embedded)."""
+
+    capabilities: Capabilities
+    policy_version: int
+
+    def identity(self) -> Identity: ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        limits: Sequence[int],
+        sampling: SamplingSettings,
+        stop_ids: Sequence[int],
+        seed: int,
+    ) -> list[Generation]:
+        """Continue each prompt by at most its limit of tokens, until a stop token."""
+        ...
+
+    def score_top_k(self, sequences: Sequence[Sequence[int]], k: int) -> list[TopK]:
+        """The k most likely valid tokens after every prefix of each sequence."""
+        ...
+
+    def score_tokens(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """float32 [T-1] each: the log-probability of every token but the first."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
+        """Replace the weights (Hugging Face names, full tensors)."""
+        ...

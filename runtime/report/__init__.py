@@ -1,0 +1,1 @@
+"""The scoreboard and the page that shows it."""

@@ -1,0 +1,1 @@
+"""Stages: one file each, read top to bottom as the algorithm."""

@@ -1,0 +1,67 @@
+"""How a field of the language is declared: its documentation, its limits and what it may change.
+
+A spec class is a frozen dataclass whose every field comes from `spec_field`. Everything else (JSON Schema, validation,
+`polymath explain`, the two digests) is derived from these declarations, so a field is described once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+
+class Identity(StrEnum):
+    """What changing a field changes."""
+
+    NUMERICS = "numerics"  # the weights that come out
+    PLACEMENT = "placement"  # where and how fast they are computed
+    LABEL = "label"  # only what things are called or shown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FieldInfo:
+    """The declaration of one field.
+
+    Limits apply to numbers; `item_minimum_count` to lists and mappings. `reference` names the collection that a string must
+    be a key of ("domains", "teachers"), so that a misspelt name gets a suggestion.
+    """
+
+    doc: str
+    identity: Identity
+    unit: str | None = None
+    minimum: float | None = None
+    exclusive_minimum: float | None = None
+    maximum: float | None = None
+    exclusive_maximum: float | None = None
+    pattern: str | None = None
+    item_minimum_count: int | None = None
+    reference: str | None = None
+    key: str | None = None  # the name in YAML where it is a Python keyword ("from")
+    examples: tuple[Any, ...] = ()
+
+
+def spec_field(
+    doc: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    default_factory: Callable[[], Any] | Any = dataclasses.MISSING,
+    identity: Identity = Identity.NUMERICS,
+    **info: Any,
+) -> Any:
+    """Declare a field. Without a default it is required."""
+    metadata = {"spec": FieldInfo(doc=doc, identity=identity, **info)}
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    if default is not dataclasses.MISSING:
+        return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(metadata=metadata)
+
+
+def field_info(field: dataclasses.Field[Any]) -> FieldInfo:
+    """The declaration behind a dataclass field."""
+    return field.metadata["spec"]
+
+
+def yaml_name(field: dataclasses.Field[Any]) -> str:
+    """The field's name as a user writes it."""
+    return field_info(field).key or field.name

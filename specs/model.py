@@ -1,0 +1,369 @@
+"""The language: every block a spec may hold, as frozen dataclasses. This file is the single source of truth.
+
+Sources: method.md sections 4 to 6 of the Agents-A1 report (arXiv 2606.30616) name the training fields; each default that the
+report does not state is ours and its documentation says so.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .fields import Identity, spec_field
+
+PLACEMENT, LABEL = Identity.PLACEMENT, Identity.LABEL
+NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """The dimensions of a model that starts from random weights."""
+
+    hidden: int = spec_field("Width of the residual stream.", minimum=8)
+    layers: int = spec_field("Number of transformer layers.", minimum=1)
+    heads: int = spec_field("Number of query heads.", minimum=1)
+    kv_heads: int = spec_field("Number of key and value heads; divides `heads`.", minimum=1)
+    head_dim: int = spec_field("Width of one attention head.", minimum=8)
+    experts: int = spec_field("Number of routed experts per layer.", minimum=1)
+    experts_per_token: int = spec_field("Experts that each token visits.", minimum=1)
+    expert_hidden: int = spec_field("Inner width of one expert.", minimum=8)
+    context_tokens: int = spec_field("Longest sequence the model may see.", unit="tokens", minimum=8)
+    rope_theta: float = spec_field("Base of the rotary position embedding.", default=1e6, exclusive_minimum=0)
+    tied_embeddings: bool = spec_field("Whether input and output embeddings share their weights.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """The model that is the base, the student and every teacher."""
+
+    family: Literal["qwen3_moe"] = spec_field("Architecture family.", examples=("qwen3_moe",))
+    checkpoint: str = spec_field(
+        "`random`, or the path or URL of a Hugging Face checkpoint folder (safetensors only).",
+        examples=("random", "file:///models/qwen3-30b-a3b"),
+    )
+    tokenizer: str = spec_field(
+        "`from-checkpoint`, `builtin:tiny-words`, `builtin:bytes`, or the path of a Hugging Face tokenizer folder.",
+        default="from-checkpoint",
+        examples=("builtin:tiny-words",),
+    )
+    shape: ModelShape | None = spec_field("Dimensions; needed where `checkpoint` is `random`, refused elsewhere.", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrajectorySource:
+    """Where trajectories come from: exactly one of `path` and `synthesize`."""
+
+    name: str = spec_field("What stages select this source by.", default="default", pattern=NAME)
+    path: str | None = spec_field("Path or fsspec URL of a JSONL file, relative to the spec.", default=None)
+    format: Literal["openai", "question_answer"] = spec_field(
+        "How a row reads: chat messages in OpenAI form (`messages` or `traj`), or `question` and `answer`.", default="openai"
+    )
+    minimum_reward: float | None = spec_field("Keep only rows whose `reward` is at least this; rows without one are kept.", default=None)
+    synthesize: int | None = spec_field("Number of demonstrations that the world's oracle writes.", default=None, minimum=1)
+    habit_rate: float = spec_field(
+        "Share of the harder tasks on which the demonstrator follows the world's fixed wrong habit.", default=0.0, minimum=0, maximum=1
+    )
+    slip_rate: float = spec_field("Probability that one action of the demonstrator slips at random.", default=0.0, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """How many tasks of a world are used."""
+
+    train: int = spec_field("Distinct training tasks that rollouts draw from.", unit="tasks", minimum=1)
+    heldout: int = spec_field("Distinct held-out tasks that an evaluation may draw from.", unit="tasks", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """When an episode is cut off; the prefix is kept as TRUNCATED."""
+
+    turns: int = spec_field("Most assistant turns in an episode.", unit="turns", minimum=1)
+    response_tokens: int = spec_field("Most tokens the model may write in one turn.", unit="tokens", minimum=1)
+    context_tokens: int = spec_field("Most tokens in an episode.", unit="tokens", minimum=8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Efficiency:
+    """A penalty on tool calls beyond a free number."""
+
+    weight: float = spec_field("Added per call beyond the free ones; negative to punish.", maximum=0)
+    free_calls: int = spec_field("Calls that cost nothing.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repetition:
+    """A penalty on a call that repeats one of the last few."""
+
+    weight: float = spec_field("Added per repeated call; negative to punish.", maximum=0)
+    window: int = spec_field("How many earlier calls count.", unit="calls", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reward:
+    """The reward of an episode, composed of the world's verifiers. Terms add up."""
+
+    outcome: float = spec_field("Weight of the outcome verifier (0 or 1).", default=1.0)
+    format: float = spec_field("Weight of the share of turns whose action the world could read.", default=0.0)
+    steps: float = spec_field("Weight of the mean of the step verifiers.", default=0.0)
+    efficiency: Efficiency | None = spec_field("Penalty on many tool calls.", default=None)
+    repetition: Repetition | None = spec_field("Penalty on repeated tool calls.", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domain:
+    """One domain: a world to act in, or trajectories to learn from, or both."""
+
+    world: str | None = spec_field("World to act in: a built-in one or an installed entry point.", default=None, examples=("search",))
+    settings: dict[str, Any] = spec_field("Settings of the world, such as its difficulty.", default_factory=dict)
+    trajectories: tuple[TrajectorySource, ...] = spec_field("Trajectory sources.", default=())
+    prompts: Prompts | None = spec_field("Task counts; needed for rollouts and evaluation.", default=None)
+    limits: Limits | None = spec_field("Episode limits; needed for rollouts and evaluation.", default=None)
+    reward: Reward = spec_field("How episodes are rewarded.", default_factory=lambda: Reward())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimization:
+    """What every training stage sets: length of a row, size of a step, AdamW and its schedule."""
+
+    sequence_tokens: int = spec_field("Length of a packed row.", unit="tokens", minimum=8)
+    learning_rate: float = spec_field("Peak learning rate.", exclusive_minimum=0, examples=(1e-5,))
+    schedule: Literal["cosine", "linear", "constant"] = spec_field("Decay after the warm-up.", default="cosine")
+    final_lr_fraction: float = spec_field("Share of the peak that the schedule ends at.", default=0.0, minimum=0, maximum=1)
+    warmup: float = spec_field("Share of the steps that warm up.", default=0.05, minimum=0, maximum=1)
+    weight_decay: float = spec_field("AdamW weight decay.", default=0.1, minimum=0)
+    betas: tuple[float, float] = spec_field("AdamW betas (the report states none).", default=(0.9, 0.95))
+    clip_norm: float = spec_field("Largest global gradient norm (the report states none).", default=1.0, exclusive_minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sft(Optimization):
+    """Supervised fine-tuning on trajectories; loss on what the model wrote only. Exactly one of `epochs` and `steps`."""
+
+    domains: Literal["all"] | tuple[str, ...] = spec_field("Domains whose trajectories are used.", default="all", reference="domains")
+    trajectories: str = spec_field("Name of the trajectory sources that are used.", default="default")
+    epochs: float | None = spec_field("Passes over the data.", default=None, exclusive_minimum=0)
+    steps: int | None = spec_field("Optimizer steps; the data repeats as needed.", default=None, minimum=1)
+    batch_sequences: int = spec_field("Packed rows per optimizer step, over all ranks.", unit="rows", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentSft(Sft):
+    """Stage 1: full-domain SFT (report section on the training recipe)."""
+
+    start: Literal["base"] = spec_field("What the weights start from.", default="base", key="from")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How rollouts are sampled."""
+
+    temperature: float = spec_field("Softmax temperature; 0 is greedy.", default=1.0, minimum=0)
+    top_p: float = spec_field("Nucleus mass.", default=1.0, exclusive_minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptsPerStep:
+    """How many prompts a distillation step draws."""
+
+    per_domain: int = spec_field("Prompts of each domain in every step.", unit="prompts", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Support:
+    """The salient vocabulary that the loss is computed on."""
+
+    source: Literal["teacher"] = spec_field("Whose most likely tokens form the support.", default="teacher")
+    top_k: int = spec_field("Tokens in the support; 1 is refused, because its loss is always zero.", unit="tokens", minimum=2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillLoss:
+    """Salient vocabulary alignment (report section 6.1): reverse KL on the teacher's renormalised top-k."""
+
+    divergence: Literal["reverse_kl"] = spec_field("KL(student || teacher) on the support.", default="reverse_kl")
+    support: Support = spec_field("The salient vocabulary.")
+    normalize: Literal["domain"] = spec_field("Mean per sample, then per domain, then over active domains.", default="domain")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoverageAlarm:
+    """An alarm on a low quantile of coverage, the student's mass on the support."""
+
+    below: float = spec_field("Threshold.", minimum=0, maximum=1)
+    action: Literal["warn", "stop"] = spec_field("What happens.", default="warn")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alarms:
+    """Monitors that speak up."""
+
+    coverage_p05: CoverageAlarm | None = spec_field("Alarm on the 5 % quantile of coverage.", default=None, identity=LABEL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distill(Optimization):
+    """Stage 3: multi-teacher domain-routed on-policy distillation (report section 6)."""
+
+    start: Literal["sft"] = spec_field("What the student starts from.", default="sft", key="from")
+    steps: int = spec_field("Optimizer steps.", minimum=1)
+    prompts_per_step: PromptsPerStep = spec_field("Prompts drawn per step.")
+    sampling: Sampling = spec_field("How the student is sampled.", default_factory=lambda: Sampling())
+    max_policy_lag: Literal[0] = spec_field("Steps that a rollout's policy may be behind.", default=0)
+    loss: DistillLoss = spec_field("The loss.")
+    alarms: Alarms = spec_field("Alarms.", default_factory=lambda: Alarms(), identity=LABEL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Student:
+    """The student's stages."""
+
+    sft: StudentSft = spec_field("Stage 1: full-domain SFT.")
+    distill: Distill | None = spec_field("Stage 3: routed distillation.", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SftPhase(Sft):
+    """A teacher's SFT phase."""
+
+    method: Literal["sft"] = spec_field("Names the kind of phase.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrpoPhase(Optimization):
+    """A teacher's GRPO phase: group-normalised advantages and an asymmetric clip (report section 5)."""
+
+    method: Literal["grpo"] = spec_field("Names the kind of phase.")
+    domains: tuple[str, ...] = spec_field("Domains whose prompts are used.", reference="domains", item_minimum_count=1)
+    steps: int = spec_field("Rollout batches.", minimum=1)
+    prompts: int = spec_field("Prompts per rollout batch.", unit="prompts", minimum=1)
+    samples: int = spec_field("Rollouts of each prompt; their rewards are normalised together.", unit="rollouts", minimum=2)
+    updates: int = spec_field("Optimizer updates per rollout batch, each on its own share of the groups.", default=1, minimum=1)
+    clip: tuple[float, float] = spec_field("How far the ratio may fall below and rise above 1.", default=(0.2, 0.28))
+    reference_kl: float = spec_field("Weight of the KL to the phase's starting weights.", default=0.0, minimum=0)
+    entropy: float = spec_field("Weight of the entropy bonus.", default=0.0, minimum=0)
+    sampling: Sampling = spec_field("How rollouts are sampled.", default_factory=lambda: Sampling())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Teacher:
+    """A domain teacher."""
+
+    start: str = spec_field("`base`, `student.sft` or the name of another teacher.", key="from", examples=("base", "student.sft"))
+    phases: tuple[SftPhase | GrpoPhase, ...] = spec_field("Phases in order.", item_minimum_count=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """One routing rule. Rules are exclusive and their order does not matter."""
+
+    domains: tuple[str, ...] = spec_field("Domains whose prompts go to this teacher.", reference="domains", item_minimum_count=1)
+    teacher: str = spec_field("The teacher that scores them.", reference="teachers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """The machine or machines."""
+
+    accelerator: Literal["cpu", "h100", "h200"] = spec_field("Kind of device.", identity=PLACEMENT)
+    nodes: int = spec_field("Number of machines.", default=1, minimum=1, identity=PLACEMENT)
+    per_node: int = spec_field("Devices of a machine; on a CPU, processes.", unit="devices", minimum=1, identity=PLACEMENT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerPlacement:
+    """The mesh of a training job."""
+
+    devices: int = spec_field("Ranks.", minimum=1, identity=PLACEMENT)
+    expert: int = spec_field("Expert parallel degree; divides the devices and the number of experts.", default=1, minimum=1, identity=PLACEMENT)
+    replicate: int = spec_field("Replicas of the sharded model.", default=1, minimum=1, identity=PLACEMENT)
+    fsdp: Literal["auto"] | int = spec_field("Shards per replica; `auto` takes the ranks that are left.", default="auto", identity=PLACEMENT)
+    micro_batch: Literal["auto"] | int = spec_field("Rows that a rank computes at once.", unit="rows", default="auto", identity=PLACEMENT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobPlacement:
+    """Where the roles of a kind of job run."""
+
+    trainer: TrainerPlacement = spec_field("The torchrun invocation.", identity=PLACEMENT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Placement per kind of job. A kind left out uses every device of the cluster with expert degree 1."""
+
+    sft: JobPlacement | None = spec_field("SFT jobs.", default=None, identity=PLACEMENT)
+    grpo: JobPlacement | None = spec_field("GRPO jobs.", default=None, identity=PLACEMENT)
+    distill: JobPlacement | None = spec_field("Distillation.", default=None, identity=PLACEMENT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engines:
+    """What generates and scores."""
+
+    rollout: Literal["transformers"] = spec_field("Engine that acts.", default="transformers")
+    scorer: Literal["transformers"] = spec_field("Engine that scores for the teachers.", default="transformers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertPrecision:
+    """What the experts compute in."""
+
+    format: Literal["float32", "bfloat16"] = spec_field("Number format of the experts' products.", default="bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Precision:
+    """Number formats. Weights and optimizer state are always float32."""
+
+    compute: Literal["float32", "bfloat16"] = spec_field("Format of activations outside the experts.", default="bfloat16")
+    experts: ExpertPrecision = spec_field("Format of the experts.", default_factory=lambda: ExpertPrecision())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """How often training can resume."""
+
+    every_steps: int = spec_field("Steps between checkpoints.", unit="steps", default=20, minimum=1, identity=PLACEMENT)
+    keep: int = spec_field("Checkpoints kept.", default=2, minimum=2, identity=PLACEMENT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
+    """Where things are written."""
+
+    runs: str = spec_field("Folder of runs, relative to the spec.", default="./runs", identity=LABEL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate:
+    """The scoreboard."""
+
+    models: Literal["all"] | tuple[str, ...] = spec_field(
+        "`all`, or some of `base`, `sft`, `student`, `sft_continued` and teachers' names.", default="all"
+    )
+    episodes: int = spec_field("Held-out episodes per domain, each another task.", unit="episodes", minimum=1)
+    temperature: float = spec_field("Sampling temperature; 0 is greedy.", default=0.0, minimum=0)
+    continued_sft: bool = spec_field(
+        "Whether to train the control: SFT continued for as many tokens as distillation saw.", default=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """A whole spec."""
+
+    polymath: Literal[1] = spec_field("Version of the language.", identity=LABEL)
+    name: str = spec_field("Name of the run.", pattern=NAME, identity=LABEL)
+    seed: int = spec_field("Seed of everything random.", minimum=0, maximum=2**31 - 1)
+    model: Model = spec_field("The model.")
+    domains: dict[str, Domain] = spec_field("Domains by name.", item_minimum_count=1)
+    student: Student = spec_field("The student's stages.")
+    teachers: dict[str, Teacher] = spec_field("Teachers by name.", default_factory=dict)
+    routing: tuple[Route, ...] = spec_field("Which teacher scores which domain.", default=())
+    cluster: Cluster = spec_field("The machine.", identity=PLACEMENT)
+    placement: Placement = spec_field("Meshes.", default_factory=lambda: Placement(), identity=PLACEMENT)
+    engines: Engines = spec_field("Engines.", default_factory=lambda: Engines())
+    precision: Precision = spec_field("Number formats.", default_factory=lambda: Precision())
+    checkpoint: Checkpoint = spec_field("Checkpoints.", default_factory=lambda: Checkpoint(), identity=PLACEMENT)
+    storage: Storage = spec_field("Storage.", default_factory=lambda: Storage(), identity=LABEL)
+    evaluate: Evaluate | None = spec_field("The scoreboard.", default=None)
+    export: tuple[Literal["float32", "bfloat16"], ...] = spec_field("Formats of the exported student.", default=())

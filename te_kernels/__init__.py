@@ -1,0 +1,1 @@
+"""Expert layers in the number format that the plan names."""
