@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 
 def canonical_json(value: Any) -> str:
@@ -40,13 +40,13 @@ def _refuse_unknown(value: Any) -> None:
             raise ValueError(f"not a finite number: {value}")
         return
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key, item in cast(Mapping[Any, Any], value).items():
             if not isinstance(key, str):
                 raise TypeError(f"key {key!r} is not a string")
             _refuse_unknown(item)
         return
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        for item in value:
+        for item in cast(Sequence[Any], value):
             _refuse_unknown(item)
         return
     raise TypeError(f"cannot encode {type(value).__name__}")

@@ -4,9 +4,17 @@ A plan directory holds `plan.json` (the job graph and its digests), `jobs/<id>.j
 picture) and `sources.json` (where the inputs lie on this machine; outside the digests and the promise of identical bytes).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+from ..specs.build import from_json
+from ..specs.diagnostics import ExitCode, UserError
+from .canonical import digest
 
 PLAN_FORMAT = "polymath.plan/1"
 
@@ -90,3 +98,85 @@ class Plan:
             if job.id == job_id:
                 return job
         raise KeyError(job_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where the inputs lie on this machine. Relative URLs and `runs` are meant against `spec_folder`."""
+
+    spec_folder: str  # absolute
+    runs: str  # as written in the spec
+    urls: Mapping[str, str]  # by the key that an Input's `source` names, as written in the spec
+
+    @property
+    def runs_folder(self) -> Path:
+        """The folder of runs, absolute."""
+        return Path(self.spec_folder, self.runs)
+
+
+def compiler_version() -> str:
+    """The version that a plan is stamped with, and without which it is refused."""
+    try:
+        return version("polymath")
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0+source"
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read a plan and verify it.
+
+    Raises:
+        UserError: 64 where there is no plan; 4 where a file was edited or is missing, or another version of Polymath wrote it.
+    """
+    path = folder / "plan.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no plan", exit_code=ExitCode.USAGE, fix="make one: polymath compile my.yaml -o plan/")
+    head = _read_object(path)
+    if head.get("format") != PLAN_FORMAT or head.get("compiler") != compiler_version():
+        raise UserError(
+            f"{path} was written by Polymath {head.get('compiler')} ({head.get('format')}); this is {compiler_version()}",
+            exit_code=ExitCode.STALE,
+            fix=f"compile it again: polymath compile my.yaml -o {folder}",
+        )
+    if head.pop("digest", None) != digest(head):
+        raise _edited(path, folder)
+    jobs: list[dict[str, Any]] = []
+    for name, expected in sorted(cast(dict[str, str], head.pop("files")).items()):
+        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
+            raise _edited(folder / name, folder)
+    for job in cast(list[dict[str, Any]], head.pop("jobs")):
+        jobs.append(_read_object(folder / "jobs" / f"{job['id']}.json"))
+    return from_json(Plan, {**head, "jobs": jobs})
+
+
+def read_sources(folder: Path) -> Sources:
+    """Read `sources.json`, which a user may edit when data moved.
+
+    Raises:
+        UserError: it is missing or malformed.
+    """
+    path = folder / "sources.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing", exit_code=ExitCode.STALE, fix=f"polymath compile my.yaml -o {folder}")
+    try:
+        return from_json(Sources, _read_object(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", exit_code=ExitCode.STALE, fix=f"polymath compile my.yaml -o {folder}") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}", exit_code=ExitCode.STALE) from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} does not hold a JSON object", exit_code=ExitCode.STALE)
+    return cast(dict[str, Any], data)
+
+
+def _edited(path: Path, folder: Path) -> UserError:
+    return UserError(
+        f"{path} is not what the compiler wrote",
+        exit_code=ExitCode.STALE,
+        fix=f"change the spec instead, then: polymath compile my.yaml -o {folder}",
+    )

@@ -4,6 +4,8 @@ Sources: method.md sections 4 to 6 of the Agents-A1 report (arXiv 2606.30616) na
 report does not state is ours and its documentation says so.
 """
 
+# ruff: noqa: RUF009  (spec_field returns a dataclass field, never a shared default)
+
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,12 +58,19 @@ class TrajectorySource:
     format: Literal["openai", "question_answer"] = spec_field(
         "How a row reads: chat messages in OpenAI form (`messages` or `traj`), or `question` and `answer`.", default="openai"
     )
-    minimum_reward: float | None = spec_field("Keep only rows whose `reward` is at least this; rows without one are kept.", default=None)
+    minimum_reward: float | None = spec_field(
+        "Keep only rows whose `reward` is at least this; rows without one are kept.", default=None
+    )
     synthesize: int | None = spec_field("Number of demonstrations that the world's oracle writes.", default=None, minimum=1)
     habit_rate: float = spec_field(
-        "Share of the harder tasks on which the demonstrator follows the world's fixed wrong habit.", default=0.0, minimum=0, maximum=1
+        "Share of the harder tasks on which the demonstrator follows the world's fixed wrong habit.",
+        default=0.0,
+        minimum=0,
+        maximum=1,
     )
-    slip_rate: float = spec_field("Probability that one action of the demonstrator slips at random.", default=0.0, minimum=0, maximum=1)
+    slip_rate: float = spec_field(
+        "Probability that one action of the demonstrator slips at random.", default=0.0, minimum=0, maximum=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +121,9 @@ class Reward:
 class Domain:
     """One domain: a world to act in, or trajectories to learn from, or both."""
 
-    world: str | None = spec_field("World to act in: a built-in one or an installed entry point.", default=None, examples=("search",))
+    world: str | None = spec_field(
+        "World to act in: a built-in one or an installed entry point.", default=None, examples=("search",)
+    )
     settings: dict[str, Any] = spec_field("Settings of the world, such as its difficulty.", default_factory=dict)
     trajectories: tuple[TrajectorySource, ...] = spec_field("Trajectory sources.", default=())
     prompts: Prompts | None = spec_field("Task counts; needed for rollouts and evaluation.", default=None)
@@ -138,7 +149,9 @@ class Optimization:
 class Sft(Optimization):
     """Supervised fine-tuning on trajectories; loss on what the model wrote only. Exactly one of `epochs` and `steps`."""
 
-    domains: Literal["all"] | tuple[str, ...] = spec_field("Domains whose trajectories are used.", default="all", reference="domains")
+    domains: Literal["all"] | tuple[str, ...] = spec_field(
+        "Domains whose trajectories are used.", default="all", reference="domains"
+    )
     trajectories: str = spec_field("Name of the trajectory sources that are used.", default="default")
     epochs: float | None = spec_field("Passes over the data.", default=None, exclusive_minimum=0)
     steps: int | None = spec_field("Optimizer steps; the data repeats as needed.", default=None, minimum=1)
@@ -273,10 +286,16 @@ class TrainerPlacement:
     """The mesh of a training job."""
 
     devices: int = spec_field("Ranks.", minimum=1, identity=PLACEMENT)
-    expert: int = spec_field("Expert parallel degree; divides the devices and the number of experts.", default=1, minimum=1, identity=PLACEMENT)
+    expert: int = spec_field(
+        "Expert parallel degree; divides the devices and the number of experts.", default=1, minimum=1, identity=PLACEMENT
+    )
     replicate: int = spec_field("Replicas of the sharded model.", default=1, minimum=1, identity=PLACEMENT)
-    fsdp: Literal["auto"] | int = spec_field("Shards per replica; `auto` takes the ranks that are left.", default="auto", identity=PLACEMENT)
-    micro_batch: Literal["auto"] | int = spec_field("Rows that a rank computes at once.", unit="rows", default="auto", identity=PLACEMENT)
+    fsdp: Literal["auto"] | int = spec_field(
+        "Shards per replica; `auto` takes the ranks that are left.", default="auto", identity=PLACEMENT
+    )
+    micro_batch: Literal["auto"] | int = spec_field(
+        "Rows that a rank computes at once.", unit="rows", default="auto", identity=PLACEMENT
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
