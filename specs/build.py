@@ -32,7 +32,6 @@ class Problem:
     """One mistake in plain data. `at_key` says that the key is at fault rather than the value."""
 
     code: str
-    summary: str
     path: Path
     detail: str
     fix: str | None = None
@@ -112,8 +111,8 @@ class _Walk:
         self.names = names
         self.problems: list[Problem] = []
 
-    def report(self, code: str, summary: str, path: Path, detail: str, fix: str | None = None, at_key: bool = False) -> _Missing:
-        self.problems.append(Problem(code=code, summary=summary, path=path, detail=detail, fix=fix, at_key=at_key))
+    def report(self, code: str, detail: str, path: Path, fix: str | None = None, at_key: bool = False) -> _Missing:
+        self.problems.append(Problem(code=code, path=path, detail=detail, fix=fix, at_key=at_key))
         return MISSING
 
     def value(self, kind: Any, data: Any, path: Path, info: FieldInfo | None) -> Any:
@@ -143,18 +142,20 @@ class _Walk:
         fitting = [member for member in rest if _looks_like(member, data)]
         if fitting:
             return self.value(fitting[0], data, path, info)
-        if isinstance(data, str) and any(get_origin(member) is Literal for member in rest):
-            rest = [member for member in rest if get_origin(member) is Literal] if len(rest) > 1 else rest
-            return self.literal(get_args(rest[0]), data, path)
+        choices = tuple(choice for member in rest if get_origin(member) is Literal for choice in get_args(member))
+        if isinstance(data, str) and (len(rest) == 1 or suggest(data, choices)) and choices:
+            return self.literal(choices, data, path)
+        if len(rest) == 1:
+            return self.value(rest[0], data, path, info)
         wanted = " or ".join(_describe(member) for member in rest)
-        return self.report("E0202", "wrong type", path, f"expected {wanted}, got {_show(data)}")
+        return self.report("E0202", f"expected {wanted}, got {_show(data)}", path)
 
     def discriminated(self, records: Mapping[str, Any], data: Any, path: Path) -> Any:
         if not isinstance(data, dict):
-            return self.report("E0202", "wrong type", path, f"expected a mapping, got {_show(data)}")
+            return self.report("E0202", f"expected a mapping, got {_show(data)}", path)
         data = cast(dict[str, Any], data)
         if "method" not in data:
-            return self.report("E0203", "missing field", path, "`method` is missing", f"one of {_list(list(records))}")
+            return self.report("E0203", "`method` is missing", path, f"one of {_list(list(records))}")
         chosen = self.literal(tuple(records), data["method"], (*path, "method"))
         if isinstance(chosen, _Missing):
             return MISSING
@@ -164,7 +165,7 @@ class _Walk:
         fields = fields_by_name(cls)
         if not isinstance(data, dict):
             hint = f"its fields are {_list(list(fields))}"
-            return self.report("E0202", "wrong type", path, f"expected a mapping, got {_show(data)}", hint)
+            return self.report("E0202", f"expected a mapping, got {_show(data)}", path, hint)
         data = dict(cast(dict[str, Any], data))
         origin = {name: name for name in data}  # the key as written, where a misspelt one is read as another
         for key in [key for key in data if key not in fields]:
@@ -173,7 +174,7 @@ class _Walk:
             guess = meant or suggest(key, list(fields))
             fix = f"did you mean `{guess}`?" if guess else f"its fields are {_list(list(fields))}"
             where = f"of `{show_path(path)}`" if path else "of a spec"
-            self.report("E0201", "unknown field", (*path, key), f"not a field {where}", fix, at_key=True)
+            self.report("E0201", f"not a field {where}", (*path, key), fix, at_key=True)
             if meant is not None:
                 data[meant] = data[key]
                 origin[meant] = key
@@ -189,7 +190,7 @@ class _Walk:
                     continue
             elif is_required(field):
                 doc = field.metadata["spec"].doc if "spec" in field.metadata else ""
-                self.report("E0203", "missing field", path, f"`{name}` is missing", doc or None, at_key=True)
+                self.report("E0203", f"`{name}` is missing", path, doc or None, at_key=True)
             complete = complete and not is_required(field)
         return cls(**values) if complete else MISSING
 
@@ -200,36 +201,35 @@ class _Walk:
         guess = suggest(data, [choice for choice in choices if isinstance(choice, str)]) if isinstance(data, str) else None
         fix = f"did you mean `{guess}`?" if guess else None
         allowed = _list(list(choices))
-        self.report(
-            "E0204", "value not allowed", path, f"{_show(data)} is not {'one of ' if len(choices) > 1 else ''}{allowed}", fix
-        )
+        detail = f"{_show(data)} is not {'one of ' if len(choices) > 1 else ''}{allowed}"
+        self.report("E0204", detail, path, fix)
         return guess if guess else MISSING
 
     def items(self, kinds: tuple[Any, ...], data: Any, path: Path, info: FieldInfo | None) -> Any:
         if not isinstance(data, (list, tuple)):
-            return self.report("E0202", "wrong type", path, f"expected a list, got {_show(data)}")
+            return self.report("E0202", f"expected a list, got {_show(data)}", path)
         rows = cast(Sequence[Any], data)
         repeated = len(kinds) == 2 and kinds[1] is Ellipsis
         if not repeated and len(rows) != len(kinds):
-            return self.report("E0202", "wrong type", path, f"expected a list of {len(kinds)}, got {len(rows)}")
+            return self.report("E0202", f"expected a list of {len(kinds)}, got {len(rows)}", path)
         self.count(rows, path, info)
         values = [self.value(kinds[0] if repeated else kinds[i], row, (*path, i), info) for i, row in enumerate(rows)]
         if info is not None and info.reference:
             for i, row in enumerate(rows):
                 if row in rows[:i]:
-                    self.report("E0209", "named twice", (*path, i), f"{_show(row)} stands in this list already")
+                    self.report("E0209", f"{_show(row)} stands in this list already", (*path, i))
         kept = tuple(value for value in values if not isinstance(value, _Missing))
         return kept if repeated or len(kept) == len(kinds) else MISSING
 
     def mapping(self, kind: Any, data: Any, path: Path, info: FieldInfo | None) -> Any:
         if not isinstance(data, dict):
-            return self.report("E0202", "wrong type", path, f"expected a mapping, got {_show(data)}")
+            return self.report("E0202", f"expected a mapping, got {_show(data)}", path)
         data = cast(dict[str, Any], data)
         self.count(data, path, info)
         values: dict[str, Any] = {}
         for key, item in data.items():
-            if info is not None and info.pattern and not re.match(info.pattern, key):
-                self.report("E0206", "malformed name", (*path, key), f"{_show(key)} does not match {info.pattern}", at_key=True)
+            if info is not None and info.pattern and not re.fullmatch(info.pattern, key):
+                self.report("E0206", f"{_show(key)} does not match {info.pattern}", (*path, key), at_key=True)
             value = self.value(kind, item, (*path, key), None)
             if not isinstance(value, _Missing):
                 values[key] = value
@@ -237,7 +237,7 @@ class _Walk:
 
     def count(self, data: Sequence[Any] | Mapping[str, Any], path: Path, info: FieldInfo | None) -> None:
         if info is not None and info.item_minimum_count is not None and len(data) < info.item_minimum_count:
-            self.report("E0207", "too few items", path, f"needs at least {info.item_minimum_count}, has {len(data)}")
+            self.report("E0207", f"needs at least {info.item_minimum_count}, has {len(data)}", path)
 
     def scalar(self, kind: Any, data: Any, path: Path, info: FieldInfo | None) -> Any:
         if not _looks_like(kind, data):
@@ -246,19 +246,19 @@ class _Walk:
                 fix = "write numbers plainly, such as 1000, 0.5 or 1e-5, without quotes or underscores"
             if kind is bool and isinstance(data, str) and data.lower() in ("yes", "no", "on", "off", "y", "n"):
                 fix = "write `true` or `false`"
-            return self.report("E0202", "wrong type", path, f"expected {_describe(kind)}, got {_show(data)}", fix)
+            return self.report("E0202", f"expected {_describe(kind)}, got {_show(data)}", path, fix)
         value = float(data) if kind is float else data
         return value if info is None else self.limits(value, path, info)
 
     def limits(self, value: Any, path: Path, info: FieldInfo) -> Any:
         if isinstance(value, str):
-            if info.pattern and not re.match(info.pattern, value):
-                return self.report("E0206", "malformed name", path, f"{_show(value)} does not match {info.pattern}")
+            if info.pattern and not re.fullmatch(info.pattern, value):
+                return self.report("E0206", f"{_show(value)} does not match {info.pattern}", path)
             known = self.names.get(info.reference) if info.reference else None
             if known is not None and value not in known:
                 guess = suggest(value, known)
                 fix = f"did you mean `{guess}`?" if guess else f"{info.reference}: {_list(list(known)) or 'there are none'}"
-                self.report("E0208", "unknown name", path, f"{_show(value)} is not one of the {info.reference}", fix)
+                self.report("E0208", f"{_show(value)} is not one of the {info.reference}", path, fix)
                 return guess or MISSING
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             unit = f" {info.unit}" if info.unit else ""
@@ -269,7 +269,7 @@ class _Walk:
                 (info.exclusive_maximum, operator.lt, "less than"),
             ):
                 if limit is not None and not inside(value, limit):
-                    return self.report("E0205", "out of range", path, f"must be {words} {limit:g}{unit}, is {value:g}")
+                    return self.report("E0205", f"must be {words} {limit:g}{unit}, is {value:g}", path, info.limit_reason)
         return value
 
 

@@ -33,6 +33,7 @@ class FieldInfo:
     exclusive_minimum: float | None = None
     maximum: float | None = None
     exclusive_maximum: float | None = None
+    limit_reason: str | None = None  # why the limits are what they are, where that is not plain
     pattern: str | None = None
     item_minimum_count: int | None = None
     reference: str | None = None

@@ -141,7 +141,9 @@ class Optimization:
     final_lr_fraction: float = spec_field("Share of the peak that the schedule ends at.", default=0.0, minimum=0, maximum=1)
     warmup: float = spec_field("Share of the steps that warm up.", default=0.05, minimum=0, maximum=1)
     weight_decay: float = spec_field("AdamW weight decay.", default=0.1, minimum=0)
-    betas: tuple[float, float] = spec_field("AdamW betas (the report states none).", default=(0.9, 0.95))
+    betas: tuple[float, float] = spec_field(
+        "AdamW betas (the report states none).", default=(0.9, 0.95), minimum=0, exclusive_maximum=1
+    )
     clip_norm: float = spec_field("Largest global gradient norm (the report states none).", default=1.0, exclusive_minimum=0)
 
 
@@ -185,7 +187,12 @@ class Support:
     """The salient vocabulary that the loss is computed on."""
 
     source: Literal["teacher"] = spec_field("Whose most likely tokens form the support.", default="teacher")
-    top_k: int = spec_field("Tokens in the support; 1 is refused, because its loss is always zero.", unit="tokens", minimum=2)
+    top_k: int = spec_field(
+        "Tokens in the support.",
+        unit="tokens",
+        minimum=2,
+        limit_reason="renormalised on one token, student and teacher are both 1 and the loss is always zero",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,7 +257,7 @@ class GrpoPhase(Optimization):
     prompts: int = spec_field("Prompts per rollout batch.", unit="prompts", minimum=1)
     samples: int = spec_field("Rollouts of each prompt; their rewards are normalised together.", unit="rollouts", minimum=2)
     updates: int = spec_field("Optimizer updates per rollout batch, each on its own share of the groups.", default=1, minimum=1)
-    clip: tuple[float, float] = spec_field("How far the ratio may fall below and rise above 1.", default=(0.2, 0.28))
+    clip: tuple[float, float] = spec_field("How far the ratio may fall below and rise above 1.", default=(0.2, 0.28), minimum=0)
     reference_kl: float = spec_field("Weight of the KL to the phase's starting weights.", default=0.0, minimum=0)
     entropy: float = spec_field("Weight of the entropy bonus.", default=0.0, minimum=0)
     sampling: Sampling = spec_field("How rollouts are sampled.", default_factory=lambda: Sampling())
@@ -374,9 +381,9 @@ class Spec:
     name: str = spec_field("Name of the run.", pattern=NAME, identity=LABEL)
     seed: int = spec_field("Seed of everything random.", minimum=0, maximum=2**31 - 1)
     model: Model = spec_field("The model.")
-    domains: dict[str, Domain] = spec_field("Domains by name.", item_minimum_count=1)
+    domains: dict[str, Domain] = spec_field("Domains by name.", item_minimum_count=1, pattern=NAME)
     student: Student = spec_field("The student's stages.")
-    teachers: dict[str, Teacher] = spec_field("Teachers by name.", default_factory=dict)
+    teachers: dict[str, Teacher] = spec_field("Teachers by name.", default_factory=dict, pattern=NAME)
     routing: tuple[Route, ...] = spec_field("Which teacher scores which domain.", default=())
     cluster: Cluster = spec_field("The machine.", identity=PLACEMENT)
     placement: Placement = spec_field("Meshes.", default_factory=lambda: Placement(), identity=PLACEMENT)

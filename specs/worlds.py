@@ -1,0 +1,94 @@
+"""The settings of the built-in worlds. Defaults are the tiny difficulty: learnable by a model of a few hundred thousand parameters.
+
+At the defaults a message is a few words of `runtime/worlds/vocabulary.py`; larger settings leave that vocabulary and want a real
+tokenizer. Every world needs enough distinct tasks for the spec's prompts; too few is an error that says how many there are.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .fields import spec_field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """Multi-hop questions over a small corpus of pages."""
+
+    entities: int = spec_field("People in the corpus; each has a page.", default=64, minimum=4)
+    relations: int = spec_field("Kinds of relation that link people.", default=10, minimum=2, maximum=16)
+    hops: int = spec_field("Relations that a question chains.", default=2, minimum=1, maximum=8)
+    results: int = spec_field("Pages that one search lists.", default=1, minimum=1, maximum=50)
+    page_facts: int = spec_field("Sentences of a page that `open` shows after its title.", default=0, minimum=0)
+    corpus_seed: int = spec_field("Seed of the facts.", default=0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineeringSettings:
+    """Writing a small program that passes its tests."""
+
+    language: Literal["steps", "python"] = spec_field(
+        "`steps` is a total language of one-word steps, interpreted here; `python` programs run in the sandbox.", default="steps"
+    )
+    operations: int = spec_field("Steps that programs are built from.", default=4, minimum=2, maximum=8)
+    modulus: int = spec_field("Values are whole numbers below this.", default=20, minimum=5)
+    length: int = spec_field("Steps of the program that is asked for.", default=2, minimum=2, maximum=12)
+    names: int = spec_field("Names that programs can have.", default=24, minimum=1)
+    examples: int = spec_field(
+        "Examples that a task shows; the first shows every value on the way where `trace` is true.", default=1, minimum=1
+    )
+    hidden_tests: int = spec_field("Further tests that the program must pass.", default=0, minimum=0)
+    trace: bool = spec_field("Whether the first example shows the value after every step.", default=True)
+    seconds: float = spec_field("Time a Python program may take.", unit="seconds", default=5.0, exclusive_minimum=0)
+    memory_mib: int = spec_field("Memory a Python program may take.", unit="MiB", default=256, minimum=32)
+    allow_unsandboxed: bool = spec_field(
+        "Consent to run a model's Python programs without isolation where the sandbox does not work.", default=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScienceSettings:
+    """Physical quantities with units."""
+
+    formulas: int = spec_field("Formulas that a question chains.", default=1, minimum=1, maximum=4)
+    largest: int = spec_field("Largest number in a question or on the way to its answer.", default=99, minimum=9)
+    modulus: int = spec_field("`calculate` gives whole numbers modulo this; 0 for plain decimals.", default=100, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstructionsSettings:
+    """Checkable constraints on an answer."""
+
+    words: int = spec_field("Words that answers are made of.", default=16, minimum=6)
+    fewest: int = spec_field("Shortest answer that is asked for.", unit="words", default=3, minimum=3)
+    most: int = spec_field("Longest answer that is asked for.", unit="words", default=5, minimum=3)
+    required: int = spec_field("Most words besides the last that an answer must hold.", default=2, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolsSettings:
+    """A store of items whose final state decides."""
+
+    items: int = spec_field("Items that exist.", default=8, minimum=2)
+    places: int = spec_field("Places where an item can be.", default=3, minimum=2)
+    objects: int = spec_field("Items that one task is about.", default=2, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScientificToolsSettings:
+    """Chains over small scientific calculators."""
+
+    elements: int = spec_field("Chemical elements, by atomic number.", default=30, minimum=4, maximum=54)
+    terms: int = spec_field("Quantities that a question combines.", default=2, minimum=2, maximum=6)
+    decimals: int = spec_field("Decimals of a molar mass.", default=0, minimum=0, maximum=3)
+    largest: int = spec_field("Largest number on the way to an answer.", default=99, minimum=9)
+    modulus: int = spec_field("`calculate` gives whole numbers modulo this; 0 for plain decimals.", default=100, minimum=0)
+
+
+BUILTIN_WORLDS: dict[str, type] = {
+    "search": SearchSettings,
+    "engineering": EngineeringSettings,
+    "science": ScienceSettings,
+    "instructions": InstructionsSettings,
+    "tools": ToolsSettings,
+    "scientific_tools": ScientificToolsSettings,
+}
