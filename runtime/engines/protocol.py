@@ -53,6 +53,10 @@ class TopK:
     logprobs_TK: Tensor  # float32 [T-1, K]
 
 
+class EngineInterrupted(Exception):
+    """An engine could not answer this time; the same question may be asked again."""
+
+
 class Engine(Protocol):
     """An engine. Implementations: `transformers` (embedded)."""
 
