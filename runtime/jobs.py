@@ -76,7 +76,8 @@ class JobContext:
         """Path or URL of a source of the user's; a relative one is taken from the spec's folder."""
         reference = self.job.inputs[name]
         assert reference.source is not None
-        return self.sources.resolve(reference.source)
+        url = self.sources.urls[reference.source]
+        return url if "://" in url else str(Path(self.sources.spec_folder, url))
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Show how far a job without optimizer steps is."""

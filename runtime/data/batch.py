@@ -35,3 +35,15 @@ class PackedBatch:
     documents_BL: Tensor  # int64, 0, 1, 2, ... within a row
     loss_weight_BL: Tensor  # float32
     extras: Mapping[str, Tensor]  # [B, L] or [B, L, K]
+
+
+def slice_rows(batch: PackedBatch, start: int, stop: int) -> PackedBatch:
+    """Rows `start` to `stop` (exclusive), as views."""
+    return PackedBatch(
+        tokens_BL=batch.tokens_BL[start:stop],
+        labels_BL=batch.labels_BL[start:stop],
+        positions_BL=batch.positions_BL[start:stop],
+        documents_BL=batch.documents_BL[start:stop],
+        loss_weight_BL=batch.loss_weight_BL[start:stop],
+        extras={name: extra[start:stop] for name, extra in batch.extras.items()},
+    )

@@ -1,0 +1,95 @@
+"""Builds the trainer of a job: torchtitan's config from the plan, the model from the start folder."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from . import bootstrap
+from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
+from torchtitan.config import CommConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed import utils as titan_distributed
+from torchtitan.tools.logging import init_logger
+
+from ...specs.model import Optimization, Precision
+from ..checkpoints.manager import PublishingCheckpointManager
+from ..jobs import JobContext
+from .metrics import StepMetrics
+from .model import model_spec
+from .overrides import apply_overrides
+from .trainer import NoDataLoader, NoTokenizer, PolymathTrainer, StageLoss
+
+COLLECTIVE_TIMEOUT_SECONDS = 1800  # a rank may wait while another finishes its rollouts
+
+
+def start_distributed() -> None:
+    """Join the ranks of this torchrun invocation, once for all its jobs."""
+    init_logger()
+    titan_distributed.init_distributed(_communication())
+
+
+def build_trainer(context: JobContext, optimization: Optimization, *, steps: int) -> PolymathTrainer:
+    """The trainer of a job, not yet loaded: `run` loads the last checkpoint or the start weights.
+
+    What the plan knows comes from the plan's overrides; what only the data can tell (the number of steps) from `steps`.
+    """
+    start_folder = context.input_folder("model")
+    torch.manual_seed(context.job.seed)
+    precision = context.setting("precision", Precision)
+    warmup_steps = round(optimization.warmup * steps)
+    config = PolymathTrainer.Config(
+        model_spec=model_spec(start_folder, experts_format=precision.experts.format),
+        hf_assets_path=str(start_folder),
+        dump_folder=str(context.folder),
+        tokenizer=NoTokenizer.Config(),
+        dataloader=NoDataLoader.Config(),
+        loss=StageLoss.Config(),
+        optimizer=OptimizersContainer.Config(
+            param_groups=[
+                ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs={"lr": 0.0, "betas": (), "weight_decay": 0.0})
+            ],
+            implementation="foreach" if bootstrap.ON_CPU else "fused",
+        ),
+        lr_scheduler=LRSchedulersContainer.Config(
+            warmup_steps=warmup_steps,
+            decay_type="cosine" if optimization.schedule == "cosine" else "linear",
+            min_lr_factor=1.0 if optimization.schedule == "constant" else optimization.final_lr_fraction,
+        ),
+        metrics=StepMetrics.Config(
+            path=str(context.folder / "metrics.jsonl"),
+            log_freq=1,
+            enable_tensorboard=True,
+            save_tb_folder="tensorboard",
+            disable_color_printing=True,
+        ),
+        training=TrainingConfig(steps=steps, disable_cuda_graphs=True, gc_freq=1000),
+        parallelism=ParallelismConfig(),
+        checkpoint=PublishingCheckpointManager.Config(
+            enable=True,
+            folder="checkpoints",
+            initial_load_path=str(start_folder.resolve()),
+            initial_load_in_hf=True,
+            last_save_model_only=False,
+            recipe_digest=context.job.recipe_digest,
+        ),
+        activation_checkpoint=None,
+        comm=_communication(),
+        debug=DebugConfig(seed=context.job.seed, deterministic=True, enable_structured_logging=False),
+    )
+    apply_overrides(config, context.job.titan)
+    return config.build()
+
+
+def publish_model(trainer: PolymathTrainer, context: JobContext) -> Path:
+    """Write the trained weights as the job's output "model". Collective."""
+    folder = context.folder / "model"
+    trainer.checkpointer.save_hugging_face(folder, context.input_folder("model"))
+    return folder
+
+
+def _communication() -> CommConfig:
+    return dataclasses.replace(
+        CommConfig(trace_buf_size=0),
+        init_timeout_seconds=COLLECTIVE_TIMEOUT_SECONDS,
+        train_timeout_seconds=COLLECTIVE_TIMEOUT_SECONDS,
+    )

@@ -1,0 +1,227 @@
+"""torchtitan's Trainer with one batch form, one loss form and a stage that fills both.
+
+What it does: takes the stage's global batch, gives this rank its rows, and minimises `sum(loss_weight * token_loss)`; the
+weights sum to 1 over the global batch and torchtitan's gradient divide factor is 1, so every layout minimises the same number.
+What it does not do: choose data, weights or losses; the stages do.
+
+Shapes: B rows, L positions, N positions with a weight, V vocabulary.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from . import bootstrap  # noqa: F401  (before torchtitan)
+from torchtitan.components.dataloader import BaseDataLoader  # isort: skip
+from torchtitan.components.loss import BaseLoss
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.trainer import Trainer
+
+from ..data.batch import PackedBatch, slice_rows
+from ..jobs import Interrupted, JobContext
+from .attention import document_layout
+from .metrics import StepMetrics
+from .model import transformers_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedTokens:
+    """The positions of a micro-batch that carry a weight; there may be none."""
+
+    labels_N: Tensor  # int64
+    weight_N: Tensor  # float32
+    extras: Mapping[str, Tensor]  # [N] or [N, K]
+
+
+class Stage(Protocol):
+    """What a training stage gives the trainer."""
+
+    steps: int  # optimizer steps in all
+
+    def next_batch(self, step: int) -> PackedBatch:
+        """The global batch of a step (from 1), the same on every rank; a resumed run asks for the same step again.
+
+        The number of rows is a multiple of data-parallel degree times micro-batch.
+        """
+        ...
+
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+        """float32 [N] losses (weights not applied) and tensors of any shape that are summed over micro-batches and ranks."""
+        ...
+
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What the step's line in metrics.jsonl says, from the summed tensors."""
+        ...
+
+
+class StageLoss(BaseLoss):
+    """The weighted sum of the stage's token losses."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        pass
+
+    def __init__(self, config: Config, *, compile_config: Any = None) -> None:
+        self.config = config
+        self.stage: Stage | None = None
+
+    def __call__(
+        self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, *, micro: PackedBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.stage is not None
+        trained_BL = micro.loss_weight_BL != 0
+        tokens = TrainedTokens(
+            labels_N=labels[trained_BL],
+            weight_N=micro.loss_weight_BL[trained_BL],
+            extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
+        )
+        loss_N, sums = self.stage.token_loss(pred[trained_BL], tokens)
+        return (loss_N * tokens.weight_N).sum(), sums
+
+
+class NoTokenizer(BaseTokenizer):
+    """torchtitan asks for a tokenizer; ours works before it, in the renderer."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        pass
+
+    def __init__(self, config: Config, **kwargs: Any) -> None:
+        super().__init__()
+        self.eos_id = 0
+
+    def encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        raise AssertionError("tokens come from the renderer")
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        raise AssertionError("tokens come from the renderer")
+
+    def get_vocab_size(self) -> int:
+        raise AssertionError("tokens come from the renderer")
+
+
+class NoDataLoader(BaseDataLoader):
+    """torchtitan asks for a data loader; batches come from the stage, as a function of the step, so there is no state."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseDataLoader.Config):
+        pass
+
+    def __init__(self, config: Config, **kwargs: Any) -> None:
+        self.config = config
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class PolymathTrainer(Trainer):
+    """The trainer of every stage."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Trainer.Config):
+        pass
+
+    stage: Stage
+    context: JobContext
+    metrics_processor: StepMetrics
+
+    def run(self, stage: Stage, context: JobContext) -> None:
+        """Train from the last checkpoint, or from the start weights, to the stage's last step.
+
+        Raises:
+            Interrupted: a stop was asked for; a checkpoint of the current step is published.
+        """
+        self.stage, self.context = stage, context
+        self.loss_fn.stage = stage
+        self._sums: dict[str, Tensor] = {}
+        self.metrics_processor.stage_metrics = self._reduced_metrics
+        self.metrics_processor.total_steps = stage.steps
+        if context.is_first_rank:
+            (context.folder / "trainer.json").write_text(json.dumps(self.config.to_dict(), default=str, indent=1, sort_keys=True))
+        self.train()
+        if self.step < self.config.training.steps:
+            self.checkpointer.save(self.step, last_step=True)
+            raise Interrupted(f"stopped after step {self.step} of {self.config.training.steps}")
+
+    @property
+    def data_parallel_size(self) -> int:
+        return self.parallel_dims.get_mesh("batch").size() if self.parallel_dims.dp_enabled else 1
+
+    @property
+    def data_parallel_rank(self) -> int:
+        return self.parallel_dims.get_mesh("batch").get_local_rank() if self.parallel_dims.dp_enabled else 0
+
+    def should_continue_training(self) -> bool:
+        """Ranks agree on a stop at a step boundary: one of them may see the request a moment earlier than another."""
+        if not super().should_continue_training():
+            return False
+        stop = torch.tensor(float(self.context.stop_requested()))
+        torch.distributed.all_reduce(stop, op=torch.distributed.ReduceOp.MAX)
+        return not bool(stop)
+
+    def train_step(self, data_iterator: Iterator[Any]) -> None:
+        """One optimizer step on this rank's share of the stage's global batch."""
+        batch = self.stage.next_batch(self.step)
+        rows = batch.tokens_BL.shape[0]
+        micro_rows = self.config.training.local_batch_size
+        rows_per_rank, rest = divmod(rows, self.data_parallel_size)
+        assert rest == 0 and rows_per_rank % micro_rows == 0, f"{rows} rows do not fit {self.data_parallel_size} x {micro_rows}"
+
+        first = self.data_parallel_rank * rows_per_rank
+        micros = [slice_rows(batch, first + start, first + start + micro_rows) for start in range(0, rows_per_rank, micro_rows)]
+        self.gradient_accumulation_steps = len(micros)
+        self.metrics_processor.tokens = int((batch.loss_weight_BL != 0).sum())
+        self.metrics_processor.ntokens_since_last_log += sum(micro.tokens_BL.numel() for micro in micros)
+        self.metrics_processor.data_loading_times.append(0.0)
+        self._sums = {}
+        super().train_step(iter([({"micro": micro}, micro.labels_BL) for micro in micros]))
+
+    def post_dataloading_process(self, input_dict: dict[str, Any], labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Split a micro-batch into what the model sees and what the loss sees."""
+        micro: PackedBatch = input_dict["micro"]
+        model_inputs = {
+            "input": micro.tokens_BL.to(self.device),
+            "positions": micro.positions_BL.to(self.device),
+            "attention_masks": document_layout(micro.documents_BL),
+        }
+        inputs, labels, extra_kwargs = super().post_dataloading_process(model_inputs, labels)
+        return inputs, labels, {**extra_kwargs, "micro": micro}
+
+    def _forward_backward_body(
+        self, inputs: Tensor, labels: Tensor, global_valid_tokens: Tensor, extra_kwargs: dict[str, Any]
+    ) -> Tensor:
+        micro = extra_kwargs.pop("micro")
+        with self.train_context():
+            pred = self.model_parts[0](inputs, **extra_kwargs)
+            loss, sums = self.loss_fn(pred, labels, global_valid_tokens, micro=micro)
+            del pred
+            loss.backward()
+        for name, value in sums.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+        return loss
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The current weights as full tensors under transformers' names. Collective."""
+        return transformers_weights(self.model_parts[0], self.model_config)
+
+    def _reduced_metrics(self) -> dict[str, float]:
+        """Sum the stage's tensors over ranks, in one collective."""
+        names = sorted(self._sums)
+        if names:
+            flat = torch.cat([self._sums[name].double().reshape(-1) for name in names])
+            if self.parallel_dims.dp_enabled:
+                torch.distributed.all_reduce(flat, group=self.parallel_dims.get_mesh("batch").get_group())
+            pieces = flat.split([self._sums[name].numel() for name in names])
+            self._sums = {name: piece.view_as(self._sums[name]) for name, piece in zip(names, pieces, strict=True)}
+        return self.stage.summarize(self._sums)
