@@ -1,1 +1,15 @@
-"""One file a pass."""
+"""The passes: one file each, pure, in one ordered tuple."""
+
+from ..compilation import Compilation, Pass
+from .check import check
+from .emit import emit
+from .lower import lower
+from .parse import parse
+from .place import place
+from .resolve import resolve
+from .route import route
+
+CHECKS: tuple[Pass, ...] = (parse, resolve, check, route, place)  # what `polymath validate` runs
+PASSES: tuple[Pass, ...] = (*CHECKS, lower, emit)
+
+__all__ = ["CHECKS", "PASSES", "Compilation"]

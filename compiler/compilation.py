@@ -1,0 +1,51 @@
+"""The one value that every pass takes and returns: what is known of a spec so far, and what is wrong with it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+
+from ..specs.build import Path, Problem
+from ..specs.codes import summary
+from ..specs.diagnostics import Diagnostic
+from ..specs.load import diagnose
+from ..specs.model import Spec
+from ..specs.yaml import Spans
+from .plan import Job, Mesh, Plan, Sources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compilation:
+    """An immutable snapshot between two passes."""
+
+    path: str  # the spec file, as the user wrote it
+    overrides: tuple[str, ...] = ()
+    digests: Mapping[str, str | None] = field(default_factory=dict[str, str | None])  # content hash by source key, from the lock
+    spec: Spec | None = None  # after `parse`; a guess while there are diagnostics
+    spans: Spans = field(default_factory=lambda: Spans(""))
+    root: FilePath = FilePath()
+    texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    mistaken: tuple[Path, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
+    owners: Mapping[str, str] = field(default_factory=dict[str, str])  # after `route`: the teacher of a domain
+    order: tuple[str, ...] = ()  # after `route`: teachers, each after the one it starts from
+    meshes: Mapping[str, Mesh] = field(default_factory=dict[str, Mesh])  # after `place`: by job id
+    jobs: tuple[Job, ...] = ()  # after `lower`
+    sources: Sources | None = None  # after `lower`
+    plan: Plan | None = None  # after `emit`
+
+    def with_mistakes(self, *mistakes: Problem | None) -> "Compilation":
+        """Add mistakes, leaving out those that only echo one of form."""
+        new = [mistake for mistake in mistakes if mistake is not None and not self._echoes(mistake.path)]
+        return replace(self, diagnostics=(*self.diagnostics, *(diagnose(mistake, self.spans) for mistake in new)))
+
+    def _echoes(self, path: Path) -> bool:
+        return any(path == mistaken[: len(path)] or mistaken == path[: len(mistaken)] for mistaken in self.mistaken)
+
+
+Pass = Callable[[Compilation], Compilation]
+
+
+def mistake(code: str, path: Path, detail: str, fix: str | None = None, *, at_key: bool = False) -> Problem:
+    """A mistake of meaning; its code must be known."""
+    assert summary(code)
+    return Problem(code=code, path=path, detail=detail, fix=fix, at_key=at_key)

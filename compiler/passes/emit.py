@@ -1,0 +1,88 @@
+"""emit: jobs get their digests and their processes, and become the plan.
+
+`recipe_digest` covers what decides the weights: every `numerics` field of the settings, the content of the inputs, the recipes
+upstream and the seed. `exact_digest` adds what decides the last bit: mesh, torchtitan's settings and versions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...specs import model
+from ...specs.build import from_json, to_json
+from ...specs.fields import Identity
+from ..canonical import digest
+from ..compilation import Compilation
+from ..plan import Job, Plan, compiler_version
+
+PINNED = {"torch": "2.13.0", "torchtitan": "0.3.0", "transformers": "5.19"}  # what the plan's settings were written for
+_BLOCKS = {"model": model.Model, "precision": model.Precision, "engines": model.Engines, "checkpoint": model.Checkpoint}
+
+
+def emit(compilation: Compilation) -> Compilation:
+    """Digest the jobs in order and gather them."""
+    spec = compilation.spec
+    assert spec is not None
+    jobs: dict[str, Job] = {}
+    for job in compilation.jobs:
+        recipe = digest(_recipe(job, jobs))
+        jobs[job.id] = replace(job, recipe_digest=recipe, exact_digest=digest(_exact(job, recipe, jobs)))
+    plan = Plan(
+        name=spec.name,
+        seed=spec.seed,
+        compiler=compiler_version(),
+        recipe_digest=digest({job.id: job.recipe_digest for job in jobs.values()}),
+        exact_digest=digest({job.id: job.exact_digest for job in jobs.values()}),
+        jobs=tuple(jobs.values()),
+        processes=_processes(tuple(jobs.values())),
+    )
+    return replace(compilation, plan=plan)
+
+
+def _recipe(job: Job, upstream: Mapping[str, Job]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for name, one in job.inputs.items():
+        content = upstream[one.job].recipe_digest if one.job is not None else one.digest
+        inputs[name] = {"output": one.output, "content": content}
+    return {"kind": job.kind, "seed": job.seed, "settings": _numerics(job.settings), "inputs": inputs}
+
+
+def _exact(job: Job, recipe: str, upstream: Mapping[str, Job]) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "upstream": {need: upstream[need].exact_digest for need in job.needs},
+        "roles": {name: to_json(role) for name, role in job.roles.items()},
+        "titan": to_json(job.titan),
+        "settings": job.settings,
+        "versions": {**PINNED, "polymath": compiler_version()},
+    }
+
+
+def _numerics(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the fields that only say where, or what things are called."""
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name == "domains":
+            kept[name] = {key: _filtered(model.Domain, domain) for key, domain in value.items()}
+        elif name == "stage":
+            kept[name] = _filtered(getattr(model, settings["stage_type"]), value)
+        elif name in _BLOCKS:
+            kept[name] = _filtered(_BLOCKS[name], value)
+        else:
+            kept[name] = value
+    return kept
+
+
+def _filtered(cls: type[Any], value: Any) -> Any:
+    return to_json(from_json(cls, value), only=Identity.NUMERICS)
+
+
+def _processes(jobs: Sequence[Job]) -> tuple[tuple[str, ...], ...]:
+    """Maximal runs of jobs on the same number of devices, so that one start-up serves many jobs."""
+    runs: list[list[Job]] = []
+    for job in jobs:
+        if runs and runs[-1][0].roles["trainer"].torchrun == job.roles["trainer"].torchrun:
+            runs[-1].append(job)
+        else:
+            runs.append([job])
+    return tuple(tuple(job.id for job in run) for run in runs)

@@ -1,0 +1,202 @@
+"""lower: stages become jobs with inputs, roles, settings and torchtitan's overrides. Digests are `emit`'s."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...specs.build import to_json
+from ...specs.model import Domain, Reward, Sft, Spec, StudentSft
+from ..compilation import Compilation
+from ..plan import Input, Job, Mesh, Role, Sources
+from ..stages import Stage, stages
+from ..titan import overrides
+from .check import model_sources
+from .place import placement_of
+
+PENDING = ""  # a digest that `emit` fills in
+
+
+def lower(compilation: Compilation) -> Compilation:
+    """Make the job graph, in an order in which it can run."""
+    spec = compilation.spec
+    assert spec is not None and not compilation.diagnostics
+    lowering = _Lowering(compilation, spec)
+    sources = Sources(spec_folder=str(compilation.root), runs=spec.storage.runs, urls=source_urls(spec))
+    return replace(compilation, jobs=tuple(lowering.all_jobs()), sources=sources)
+
+
+def source_urls(spec: Spec) -> dict[str, str]:
+    """Everything that a spec reads from outside, by its key in `sources.json`."""
+    urls = {f"model.{field}": url for field, url in model_sources(spec.model).items()}
+    for name, domain in spec.domains.items():
+        for number, source in enumerate(domain.trajectories):
+            if source.path is not None:
+                urls[f"source.{name}.{number}"] = source.path
+    return urls
+
+
+def job_seed(seed: int, job_id: str) -> int:
+    """The seed of one job; 31 bits, so that every generator takes it."""
+    return int(hashlib.sha256(f"{seed}:{job_id}".encode()).hexdigest()[:8], 16) >> 1
+
+
+class _Lowering:
+    """Builds the jobs of one spec."""
+
+    def __init__(self, compilation: Compilation, spec: Spec) -> None:
+        self.compilation, self.spec = compilation, spec
+        self.by_id = {stage.id: stage for stage in stages(spec)}
+        tokenizer = self.source("model.tokenizer") if "tokenizer" in model_sources(spec.model) else None
+        self.tokenizer: dict[str, Input] = {"tokenizer": tokenizer} if tokenizer else {}
+        self.synthesizes = any(source.synthesize for domain in spec.domains.values() for source in domain.trajectories)
+
+    def all_jobs(self) -> list[Job]:
+        spec = self.spec
+        checkpoint = {"checkpoint": self.source("model.checkpoint")} if spec.model.checkpoint != "random" else {}
+        jobs = [self.job("import", "import", {**checkpoint, **self.tokenizer}, {})]
+        if self.synthesizes:
+            writing = {name: _without_rewards(domain) for name, domain in spec.domains.items() if _synthesizes(domain)}
+            jobs.append(self.job("synthesize", "synthesize", dict(self.tokenizer), {"domains": to_json(writing)}))
+        jobs.append(self.training(self.by_id["sft"], "import"))
+        for name in self.compilation.order:
+            start = self.last_job(spec.teachers[name].start)
+            for number in range(len(spec.teachers[name].phases)):
+                jobs.append(self.training(self.by_id[f"teachers.{name}.{number + 1}"], start))
+                start = jobs[-1].id
+        if "distill" in self.by_id:
+            jobs.append(self.distillation(self.by_id["distill"]))
+        if spec.evaluate is not None:
+            if spec.evaluate.continued_sft:
+                jobs.append(self.continued_sft())
+            jobs += self.evaluations()
+        if spec.export:
+            student = {"model": _model_of(self.last_job("student"))}
+            jobs.append(self.job("export", "export", student, {"formats": list(spec.export)}))
+        return jobs
+
+    def last_job(self, model: str) -> str:
+        """The job whose output is a model of the spec: `base`, `student.sft`, `student`, a teacher."""
+        if model == "base":
+            return "import"
+        if model in ("student.sft", "sft"):
+            return "sft"
+        if model == "student":
+            return "distill" if "distill" in self.by_id else "sft"
+        if model == "sft_continued":
+            return "sft_continued"
+        return f"teachers.{model}.{len(self.spec.teachers[model].phases)}"
+
+    def training(self, stage: Stage, start: str) -> Job:
+        """An SFT or GRPO job."""
+        inputs = {"model": _model_of(start), **self.tokenizer}
+        keep = _for_rollouts
+        if isinstance(stage.block, Sft):
+            inputs |= self.trajectories(stage.domains, stage.block.trajectories)
+            keep = _for_training
+        return self.stage_job(stage, inputs, {"domains": to_json(self.domains(stage.domains, keep))})
+
+    def distillation(self, stage: Stage) -> Job:
+        routing = dict(self.compilation.owners)
+        inputs = {"model": _model_of("sft"), **self.tokenizer}
+        for teacher in sorted(set(routing.values())):
+            inputs[f"teacher.{teacher}"] = _model_of(self.last_job(teacher))
+        settings = {"domains": to_json(self.domains(stage.domains, _for_rollouts)), "routing": routing}
+        return self.stage_job(stage, inputs, settings)
+
+    def continued_sft(self) -> Job:
+        """The control: SFT's data under distillation's optimizer, for as many tokens as distillation trained on."""
+        sft, distill = self.spec.student.sft, self.spec.student.distill
+        assert distill is not None
+        shared = ("learning_rate", "schedule", "final_lr_fraction", "warmup", "weight_decay", "betas", "clip_norm")
+        block: StudentSft = replace(sft, epochs=None, steps=distill.steps, **{name: getattr(distill, name) for name in shared})
+        stage = replace(self.by_id["sft"], id="sft_continued", block=block)
+        inputs = {"model": _model_of("sft"), **self.tokenizer, "budget": Input(job="distill", output="result")}
+        inputs |= self.trajectories(stage.domains, sft.trajectories)
+        return self.stage_job(stage, inputs, {"domains": to_json(self.domains(stage.domains, _for_training))}, budget=True)
+
+    def evaluations(self) -> list[Job]:
+        evaluate, owners = self.spec.evaluate, self.compilation.owners
+        assert evaluate is not None
+        models = ["base", "sft", *(name for name in self.compilation.order if name in owners.values())]
+        models += ["sft_continued"] if evaluate.continued_sft else []
+        models += ["student"] if self.spec.student.distill is not None else []
+        jobs: list[Job] = []
+        for model in models:
+            if evaluate.models != "all" and model not in evaluate.models:
+                continue
+            own = [name for name in self.spec.domains if owners.get(name) == model] if model in self.spec.teachers else None
+            domains = self.domains(own or tuple(self.spec.domains), _for_rollouts)
+            settings = {"stage": to_json(evaluate), "stage_type": "Evaluate", "subject": model, "domains": to_json(domains)}
+            inputs = {"model": _model_of(self.last_job(model)), **self.tokenizer}
+            jobs.append(self.job(f"evaluate.{model}", "evaluate", inputs, settings))
+        return jobs
+
+    def stage_job(self, stage: Stage, inputs: dict[str, Input], settings: dict[str, Any], *, budget: bool = False) -> Job:
+        mesh = self.compilation.meshes["sft" if stage.id == "sft_continued" else stage.id]
+        stage_settings = {"stage": to_json(stage.block), "stage_type": type(stage.block).__name__, **settings}
+        job = self.job(stage.id, stage.kind, inputs, stage_settings, mesh)
+        titan = overrides(self.spec, stage, mesh, job.seed)
+        open_ended = ("training.steps", "lr_scheduler.warmup_steps")  # distillation's tokens decide them
+        return replace(job, titan=tuple(one for one in titan if not (budget and one.path in open_ended)))
+
+    def job(self, job_id: str, kind: str, inputs: dict[str, Input], settings: dict[str, Any], mesh: Mesh | None = None) -> Job:
+        """A job on its own mesh; one without runs on the devices of SFT, so that it can share SFT's processes."""
+        spec = self.spec
+        devices = mesh.devices if mesh else placement_of(spec, "sft").devices
+        nodes = max(1, -(-devices // spec.cluster.per_node))
+        torchrun = (f"--nnodes={nodes}", f"--nproc-per-node={devices // nodes}")
+        environment = {"OMP_NUM_THREADS": "1"} if spec.cluster.accelerator == "cpu" else {}
+        shared = {name: to_json(getattr(spec, name)) for name in ("model", "precision", "engines", "checkpoint")}
+        needs = sorted({one.job for one in inputs.values() if one.job is not None})
+        return Job(
+            id=job_id,
+            kind=kind,
+            needs=tuple(needs),
+            seed=job_seed(spec.seed, job_id),
+            recipe_digest=PENDING,
+            exact_digest=PENDING,
+            roles={"trainer": Role(devices=devices, torchrun=torchrun, environment=environment, mesh=mesh)},
+            inputs=inputs,
+            settings={**shared, **settings},
+        )
+
+    def trajectories(self, domains: Sequence[str], name: str) -> dict[str, Input]:
+        """The inputs of the trajectory sources of one name."""
+        inputs: dict[str, Input] = {}
+        for domain in domains:
+            for number, source in enumerate(self.spec.domains[domain].trajectories):
+                if source.name != name:
+                    continue
+                if source.synthesize is not None:
+                    inputs["trajectories"] = Input(job="synthesize", output="trajectories")
+                else:
+                    inputs[f"source.{domain}.{number}"] = self.source(f"source.{domain}.{number}")
+        return inputs
+
+    def source(self, key: str) -> Input:
+        return Input(source=key, digest=self.compilation.digests.get(key))
+
+    def domains(self, names: Sequence[str], keep: Any) -> Mapping[str, Domain]:
+        """The domains of a job, without what cannot change its outcome."""
+        return {name: keep(self.spec.domains[name]) for name in self.spec.domains if name in names}
+
+
+def _model_of(job: str) -> Input:
+    return Input(job=job, output="model")
+
+
+def _synthesizes(domain: Domain) -> bool:
+    return any(source.synthesize is not None for source in domain.trajectories)
+
+
+def _without_rewards(domain: Domain) -> Domain:
+    return replace(domain, reward=Reward())
+
+
+def _for_training(domain: Domain) -> Domain:
+    return replace(domain, reward=Reward(), prompts=None, limits=None)
+
+
+def _for_rollouts(domain: Domain) -> Domain:
+    return replace(domain, trajectories=())

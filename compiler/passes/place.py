@@ -1,0 +1,99 @@
+"""place: every training stage gets its mesh, or the reason why it cannot have it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ...specs.build import Path, Problem
+from ...specs.model import Sft, Spec, TrainerPlacement
+from ..compilation import Compilation, mistake
+from ..plan import Mesh
+from ..stages import Stage, stages
+
+MICRO_BATCH_TOKENS = 8192  # what `auto` aims at for one forward pass of one rank
+
+
+def place(compilation: Compilation) -> Compilation:
+    """Solve the meshes; each kind's placement is checked once, each batch against its mesh."""
+    spec = compilation.spec
+    if spec is None:
+        return compilation
+    mistakes: list[Problem] = []
+    meshes: dict[str, Mesh] = {}
+    for kind in ("sft", "grpo", "distill"):
+        mine = [stage for stage in stages(spec) if stage.kind == kind]
+        written = getattr(spec.placement, kind) is not None
+        placement, path = placement_of(spec, kind), ("placement", kind, "trainer")
+        if not mine and not written:
+            continue
+        found = list(_check_mesh(placement, path, spec))
+        mistakes += found
+        if found:
+            continue
+        for stage in mine:
+            mesh = _mesh(placement, stage)
+            meshes[stage.id] = mesh
+            mistakes += _check_batch(stage, mesh)
+    return replace(compilation, meshes=meshes).with_mistakes(*mistakes)
+
+
+def placement_of(spec: Spec, kind: str) -> TrainerPlacement:
+    """The placement of a kind of job; where the spec says nothing, every device."""
+    block = getattr(spec.placement, kind)
+    if block is not None:
+        return block.trainer
+    return TrainerPlacement(devices=spec.cluster.nodes * spec.cluster.per_node)
+
+
+def _shard(placement: TrainerPlacement) -> int:
+    return placement.devices // placement.replicate if placement.fsdp == "auto" else placement.fsdp
+
+
+def _check_mesh(placement: TrainerPlacement, path: Path, spec: Spec) -> Iterator[Problem]:
+    cluster = spec.cluster
+    there = cluster.nodes * cluster.per_node
+    devices, expert, shard = placement.devices, placement.expert, _shard(placement)
+    if devices > there:
+        detail = f"{devices} devices, but {cluster.nodes} x {cluster.per_node} = {there} in `cluster`"
+        yield mistake("E0501", (*path, "devices"), detail, f"at most {there}, or a larger `cluster`")
+    elif devices > cluster.per_node and devices % cluster.per_node:
+        detail = f"{devices} devices do not fill machines of {cluster.per_node}"
+        yield mistake("E0506", (*path, "devices"), detail, f"a multiple of {cluster.per_node}, or fewer than that")
+    if placement.replicate * shard != devices:
+        detail = f"replicate {placement.replicate} x fsdp {shard} = {placement.replicate * shard}, but there are {devices} devices"
+        where = "replicate" if placement.fsdp == "auto" else "fsdp"
+        fix = f"`replicate` must divide {devices}" if placement.fsdp == "auto" else "write `fsdp: auto`"
+        yield mistake("E0502", (*path, where), detail, fix)
+    elif shard % expert:
+        fitting = max(degree for degree in range(1, shard + 1) if shard % degree == 0 and degree <= expert)
+        detail = f"expert degree {expert} does not divide the {shard} shards"
+        yield mistake("E0503", (*path, "expert"), detail, f"nearest that does: {fitting}")
+    shape = spec.model.shape
+    if shape is not None and shape.experts % expert:
+        fitting = max(degree for degree in range(1, expert + 1) if shape.experts % degree == 0)
+        detail = f"{expert} does not divide the {shape.experts} experts of `model.shape`"
+        yield mistake("E0504", (*path, "expert"), detail, f"nearest that does: {fitting}")
+
+
+def _mesh(placement: TrainerPlacement, stage: Stage) -> Mesh:
+    shard = _shard(placement)
+    micro_batch = placement.micro_batch
+    if micro_batch == "auto":
+        micro_batch = max(1, MICRO_BATCH_TOKENS // stage.block.sequence_tokens)
+        if isinstance(stage.block, Sft):  # the largest share of a rank's rows that is not above the aim
+            rows = max(1, stage.block.batch_sequences // (placement.replicate * shard))
+            micro_batch = max(size for size in range(1, min(micro_batch, rows) + 1) if rows % size == 0)
+    return Mesh(
+        devices=placement.devices, replicate=placement.replicate, shard=shard, expert=placement.expert, micro_batch=micro_batch
+    )
+
+
+def _check_batch(stage: Stage, mesh: Mesh) -> Iterator[Problem]:
+    """Only SFT has a fixed number of rows; on-policy batches are padded to fit."""
+    if not isinstance(stage.block, Sft):
+        return
+    unit = mesh.replicate * mesh.shard * mesh.micro_batch
+    rows = stage.block.batch_sequences
+    if rows % unit:
+        detail = f"{rows} rows cannot be divided by {mesh.replicate * mesh.shard} ranks x {mesh.micro_batch} rows at once"
+        near = ", ".join(str(size) for size in sorted({rows // unit * unit, rows // unit * unit + unit}) if size)
+        yield mistake("E0505", (*stage.path, "batch_sequences"), detail, f"nearest that can: {near}")

@@ -1,0 +1,57 @@
+"""resolve: what a spec leaves open is filled in: `domains: all`, and the defaults of the worlds' settings."""
+
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any
+
+from ...specs.build import Problem, build, suggest, to_json
+from ...specs.model import Domain, SftPhase, Spec, Teacher
+from ...specs.worlds import BUILTIN_WORLDS
+from ..compilation import Compilation, mistake
+
+WORLD_GROUP = "polymath.worlds"  # entry points of users' worlds
+
+
+def resolve(compilation: Compilation) -> Compilation:
+    """Fill in domains and world settings; settings are checked against the world's own declaration."""
+    spec = compilation.spec
+    if spec is None:
+        return compilation
+    mistakes: list[Problem] = []
+    domains = {name: _resolve_domain(name, domain, mistakes) for name, domain in spec.domains.items()}
+    every = tuple(domains)
+    student = replace(spec.student, sft=replace(spec.student.sft, domains=_all(spec.student.sft.domains, every)))
+    teachers = {name: _resolve_teacher(teacher, every) for name, teacher in spec.teachers.items()}
+    resolved: Spec = replace(spec, domains=domains, student=student, teachers=teachers)
+    return replace(compilation, spec=resolved).with_mistakes(*mistakes)
+
+
+def _all(domains: Any, every: tuple[str, ...]) -> tuple[str, ...]:
+    return every if domains == "all" else domains
+
+
+def _resolve_teacher(teacher: Teacher, every: tuple[str, ...]) -> Teacher:
+    phases = tuple(
+        replace(phase, domains=_all(phase.domains, every)) if isinstance(phase, SftPhase) else phase for phase in teacher.phases
+    )
+    return replace(teacher, phases=phases)
+
+
+def _resolve_domain(name: str, domain: Domain, mistakes: list[Problem]) -> Domain:
+    path = ("domains", name)
+    if domain.world is None:
+        if domain.settings:
+            mistakes.append(mistake("E0303", (*path, "settings"), "`settings` are of a world, and this domain has none"))
+        return domain
+    settings = BUILTIN_WORLDS.get(domain.world)
+    if settings is None:
+        installed = [point.name for point in entry_points(group=WORLD_GROUP)]
+        if domain.world not in installed:
+            known = [*BUILTIN_WORLDS, *installed]
+            guess = suggest(domain.world, known)
+            fix = f"did you mean `{guess}`?" if guess else f"worlds: {', '.join(f'`{one}`' for one in known)}"
+            mistakes.append(mistake("E0311", (*path, "world"), f"no world is called {domain.world!r}", fix))
+        return domain
+    value, problems = build(settings, domain.settings, (*path, "settings"))
+    mistakes.extend(problems)
+    return domain if problems else replace(domain, settings=to_json(value))

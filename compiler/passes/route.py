@@ -1,0 +1,91 @@
+"""route: every domain gets its one teacher, and the teachers an order in which they can be trained."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ...specs.build import Problem, suggest
+from ...specs.model import Spec
+from ..compilation import Compilation, mistake
+
+ROOTS = ("base", "student.sft")
+STUDENT_ROWS = ("base", "sft", "student", "sft_continued")
+
+
+def route(compilation: Compilation) -> Compilation:
+    """Check routing and ancestry; order the teachers."""
+    spec = compilation.spec
+    if spec is None:
+        return compilation
+    owners: dict[str, str] = {}
+    mistakes: list[Problem] = []
+    for number, rule in enumerate(spec.routing):
+        for position, domain in enumerate(rule.domains):
+            if domain in owners:
+                detail = f"`{domain}` is routed to `{owners[domain]}` already"
+                mistakes.append(mistake("E0402", ("routing", number, "domains", position), detail))
+            owners.setdefault(domain, rule.teacher)
+    if spec.student.distill is not None:
+        for domain in [domain for domain in spec.domains if domain not in owners]:
+            detail = f"`student.distill` needs a teacher for `{domain}`"
+            mistakes.append(mistake("E0401", ("domains", domain), detail, "add the domain to a rule of `routing`", at_key=True))
+    mistakes += _check_names(spec)
+    order, lost = _order(spec)
+    mistakes += lost
+    used = set(owners.values())
+    for name in reversed(order):
+        if name in used:
+            used.add(spec.teachers[name].start)
+    for name in [name for name in order if name not in used]:
+        detail = f"`{name}` scores no domain, and no teacher that does starts from it"
+        mistakes.append(mistake("E0403", ("teachers", name), detail, "route a domain to it, or remove it", at_key=True))
+    return replace(compilation, owners=owners, order=order).with_mistakes(*mistakes)
+
+
+def _order(spec: Spec) -> tuple[tuple[str, ...], list[Problem]]:
+    """Teachers, parents first, in the spec's order otherwise; those that cannot be ordered are mistakes."""
+    order: list[str] = []
+    mistakes: list[Problem] = []
+    waiting = dict(spec.teachers)
+    for name, teacher in spec.teachers.items():
+        if teacher.start not in ROOTS and teacher.start not in spec.teachers:
+            known = [*ROOTS, *(other for other in spec.teachers if other != name)]
+            guess = suggest(teacher.start, known)
+            fix = f"did you mean `{guess}`?" if guess else f"one of {', '.join(f'`{one}`' for one in known)}"
+            mistakes.append(mistake("E0404", ("teachers", name, "from"), f"nothing is called {teacher.start!r}", fix))
+            del waiting[name]
+    while waiting:
+        ready = [name for name, teacher in waiting.items() if teacher.start in ROOTS or teacher.start in order]
+        if not ready:
+            break
+        order += ready
+        for name in ready:
+            del waiting[name]
+    blamed = {problem.path[1] for problem in mistakes}
+    for name in waiting:
+        chain = [name]
+        while (start := spec.teachers[chain[-1]].start) in waiting and start not in chain:
+            chain.append(start)
+        if start in chain:
+            shown = " -> ".join([*chain, start])
+            mistakes.append(
+                mistake("E0405", ("teachers", name, "from"), shown, "let one of them start from `base` or `student.sft`")
+            )
+        else:
+            assert start in blamed
+    return tuple(order), mistakes
+
+
+def _check_names(spec: Spec) -> Iterator[Problem]:
+    for name in spec.teachers:
+        if name in STUDENT_ROWS:
+            yield mistake("E0406", ("teachers", name), f"`{name}` already stands for a model of the student's", at_key=True)
+    if spec.evaluate is None or spec.evaluate.models == "all":
+        return
+    rows = ["base", "sft", *spec.teachers]
+    rows += ["student"] if spec.student.distill is not None else []
+    rows += ["sft_continued"] if spec.evaluate.continued_sft else []
+    for position, model in enumerate(spec.evaluate.models):
+        if model not in rows:
+            guess = suggest(model, rows)
+            fix = f"did you mean `{guess}`?" if guess else f"one of {', '.join(f'`{row}`' for row in rows)}"
+            yield mistake("E0407", ("evaluate", "models", position), f"this spec makes no model `{model}`", fix)

@@ -1,0 +1,86 @@
+"""Writes a plan directory: all of it or none, never over something that is not a plan. `plan.read_plan` is its counterpart."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..specs.build import to_json
+from ..specs.diagnostics import ExitCode, UserError
+from .canonical import digest, readable_json
+from .plan import Plan, Sources
+
+SUMMARY_FIELDS = ("id", "kind", "needs", "recipe_digest", "exact_digest")
+
+
+def write_plan(plan: Plan, sources: Sources, folder: Path) -> None:
+    """Publish a plan in a folder, replacing an older plan.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / "plan.json").is_file() or not any(folder.iterdir()))):
+        raise UserError(f"{folder} exists and is not a plan", exit_code=ExitCode.USAGE, fix="choose another folder with -o")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        for name, text in plan_files(plan, sources).items():
+            _write(staging / name, text)
+        staging.chmod(0o755)
+        _replace(staging, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def plan_files(plan: Plan, sources: Sources) -> dict[str, str]:
+    """The files of a plan directory by relative path."""
+    files = {f"jobs/{job.id}.json": readable_json(to_json(job)) for job in plan.jobs}
+    files["graph.mmd"] = mermaid(plan)
+    head = to_json(plan)
+    head["jobs"] = [{name: job[name] for name in SUMMARY_FIELDS} for job in head["jobs"]]
+    head["files"] = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    head["digest"] = digest(head)
+    files["sources.json"] = readable_json(to_json(sources))
+    files["plan.json"] = readable_json(head)
+    return files
+
+
+def mermaid(plan: Plan) -> str:
+    """The job graph as a Mermaid picture."""
+    names = {job.id: f"j{number}" for number, job in enumerate(plan.jobs)}
+    lines = ["flowchart LR"]
+    lines += [f'  {names[job.id]}["{job.id}"]' for job in plan.jobs]
+    lines += [f"  {names[need]} --> {names[job.id]}" for job in plan.jobs for need in job.needs]
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    """Rename into place. Only an older plan stands in the way; it steps aside first and goes last."""
+    old = staging.with_name(f"{staging.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    staging.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder} cannot be written: {error.strerror or error}", exit_code=ExitCode.UNFIT)

@@ -1,0 +1,54 @@
+"""What a stage says in torchtitan's own words: overrides of its `Trainer.Config` (torchtitan 0.3.0), in a closed, tagged form.
+
+A field appears where torchtitan has one and the spec decides it. What depends on the data (the steps of `epochs`) or is settled
+batch by batch (the rows of an on-policy step) is left to the runtime, which records the configuration it resolved.
+"""
+
+from collections.abc import Iterator
+
+from ..specs.model import GrpoPhase, Sft, Spec
+from .plan import Mesh, Override
+from .stages import Block, Stage
+
+ADAM_EPSILON = 1e-8
+# torch 2.13 with torchtitan's default backend, spmd_types: "all parameters must be DTensors" at more than one rank.
+SPMD_BACKEND = "partial_dtensor"
+NO_DECAY = 0.0  # torchtitan has no constant schedule; one whose decay takes none of the steps is constant
+
+
+def overrides(spec: Spec, stage: Stage, mesh: Mesh, seed: int) -> tuple[Override, ...]:
+    """The settings of one training stage."""
+    return tuple(Override(path=path, value=value) for path, value in _settings(spec, stage.block, mesh, seed))
+
+
+def known_steps(block: Block) -> int | None:
+    """Optimizer steps, where the spec alone decides them."""
+    return block.steps * block.updates if isinstance(block, GrpoPhase) else block.steps
+
+
+def _settings(spec: Spec, block: Block, mesh: Mesh, seed: int) -> Iterator[tuple[str, object]]:
+    steps = known_steps(block)
+    yield "debug.seed", seed
+    yield "training.seq_len", block.sequence_tokens
+    yield "training.local_batch_size", mesh.micro_batch
+    if isinstance(block, Sft):
+        yield "training.global_batch_size", block.batch_sequences
+    if steps is not None:
+        yield "training.steps", steps
+    yield "training.max_norm", block.clip_norm
+    yield "training.mixed_precision_param", spec.precision.compute
+    yield "parallelism.data_parallel_replicate_degree", mesh.replicate
+    yield "parallelism.data_parallel_shard_degree", mesh.shard
+    yield "parallelism.expert_parallel_degree", mesh.expert
+    yield "parallelism.spmd_backend", SPMD_BACKEND
+    adam = {"lr": block.learning_rate, "betas": list(block.betas), "eps": ADAM_EPSILON, "weight_decay": block.weight_decay}
+    yield "optimizer.param_groups", [{"pattern": ".*", "optimizer_name": "AdamW", "optimizer_kwargs": adam}]
+    if steps is not None:
+        yield "lr_scheduler.warmup_steps", round(block.warmup * steps)
+    if block.schedule == "constant":
+        yield "lr_scheduler.decay_ratio", NO_DECAY
+    else:
+        yield "lr_scheduler.decay_type", block.schedule
+        yield "lr_scheduler.min_lr_factor", block.final_lr_fraction
+    yield "checkpoint.interval", spec.checkpoint.every_steps
+    yield "checkpoint.keep_latest_k", spec.checkpoint.keep
