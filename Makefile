@@ -1,0 +1,57 @@
+# Two commands do everything: `make run` trains the small recipe, `make test` checks the project.
+# Both set up .venv on first use and reuse it afterwards.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE ?= recipes/agents_a1_tiny.yaml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help run test test-wheel lint bench clean
+
+help:
+	@echo "make run         set up, then train $(RECIPE) through its three stages"
+	@echo "make test        set up, then run the linters, the type checker and all tests"
+	@echo "make test-wheel  build the wheel and test it in an empty environment"
+	@echo "make bench       run the benchmarks"
+	@echo "make clean       remove the environment and build leftovers (runs are kept)"
+
+run: $(VENV)/.installed
+	@echo "polymath: training $(RECIPE); the report will be at recipes/runs/<name>/report.html"
+	@$(BIN)/polymath run $(RECIPE)
+
+test: $(VENV)/.installed-dev lint
+	@echo "tests: all of them; one alone: $(BIN)/pytest tests/unit/... -k name"
+	@$(BIN)/pytest
+
+lint: $(VENV)/.installed-dev
+	@echo "lint: ruff check, ruff format, pyright"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.installed-dev
+	@$(BIN)/pytest tests/benchmarks --benchmark-only
+
+test-wheel: $(VENV)/.installed-dev
+	@echo "wheel: build it, install it into an empty environment and use it from there"
+	@bash tests/wheel.sh $(BIN)/python
+
+$(VENV)/bin/python:
+	@echo "setup: creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." && exit 1)
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt
+	@echo "setup: installing the pinned dependencies (about two minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "setup: installing what the tests need"
+	@$(PIP) -e '.[dev,bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
