@@ -1,0 +1,182 @@
+"""Tokenizers that talk in chat form, with what the rest of the runtime must know about them.
+
+What it does: loads a built-in tokenizer or a Hugging Face folder, finds the token that ends a turn, says which ids the model may
+never write, and gives text of the data ids that are never control ids. What it does not do: lay out conversations (`renderer.py`).
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from ...compiler.canonical import canonical_json
+from ...specs.diagnostics import ExitCode, UserError
+from ...specs.model import Model
+from .template import ChatTemplate, Slot, sentinel, split_slots
+
+BUILTIN = Path(__file__).parent / "builtin"
+BUILTIN_FOLDERS = {"builtin:tiny-words": BUILTIN / "tiny_words", "builtin:bytes": BUILTIN / "bytes"}
+VOCABULARY_MULTIPLE = 64  # rows of the embedding come in tiles that every layout divides
+TEXT_CACHE_ENTRIES = 65536
+
+
+class ChatTokenizer:
+    """A tokenizer with its chat template.
+
+    Attributes:
+        hf: transformers' tokenizer.
+        name: what the user calls it, for messages.
+        template: its chat template.
+        vocabulary_size: rows of the model's embedding; `len(hf)` rounded up to a multiple of 64.
+        end_of_turn_id: the control token that ends an assistant's turn.
+        pad_id: what fills a row.
+        call_ids: markers before and, where the form has one, after a tool call; empty where the tokenizer has none.
+        invalid_ids: ids that the assistant may never write: control tokens but for the end of a turn and the call markers, and
+            rows of the embedding that stand for no token.
+        digest: sha256 over vocabulary, merges, text processing, control tokens and template.
+    """
+
+    def __init__(self, hf: PreTrainedTokenizerFast, name: str) -> None:
+        self.hf = hf
+        self.name = name
+        self.template = ChatTemplate(hf, name)
+        self.backend: Tokenizer = hf.backend_tokenizer
+        added = hf.added_tokens_decoder
+        self.control_texts = tuple(token.content for _, token in sorted(added.items()) if not token.content.isspace())
+        self._control_ids = frozenset(self.backend.token_to_id(text) for text in self.control_texts) - {self._unknown_id()}
+        self._plain = _without_control_tokens(self.backend)
+        self.end_of_turn_id = self._find_end_of_turn()
+        self.pad_id = self.end_of_turn_id if hf.pad_token_id is None else int(hf.pad_token_id)
+        self.vocabulary_size = -(-len(hf) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        self.call_ids = tuple(hf.convert_tokens_to_ids(marker) for marker in self._call_markers())
+        special = {index for index, token in added.items() if token.special}
+        never = special | {self.pad_id} | set(range(len(hf), self.vocabulary_size))
+        self.invalid_ids = frozenset(never - {self.end_of_turn_id, *self.call_ids})
+        self.digest = _digest(self.backend, self.template.hf.chat_template)
+        self.text_ids = lru_cache(TEXT_CACHE_ENTRIES)(self._text_ids)
+
+    def literal_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a template's own text, control tokens included."""
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, control tokens written out."""
+        return self.hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
+        self.hf.save_pretrained(folder)
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a text of the data (cached as `text_ids`). A control token's name in it is plain text."""
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if self._control_ids.isdisjoint(ids):
+            return tuple(ids)
+        # The model's own vocabulary lists the control token, so that its name must be taken apart.
+        name = min((name for name in self.control_texts if name in text), key=text.index)
+        cut = text.index(name) + 1
+        if len(name) == 1:
+            raise UserError(
+                f"tokenizer {self.name} has no way to write {name!r} as plain text: it is a control token", exit_code=ExitCode.SPEC
+            )
+        return self._text_ids(text[:cut]) + self._text_ids(text[cut:])
+
+    def _unknown_id(self) -> int | None:
+        return None if self.hf.unk_token is None else self.backend.token_to_id(self.hf.unk_token)
+
+    def _call_markers(self) -> tuple[str, ...]:
+        vocabulary = self.hf.get_added_vocab()
+        for markers in (("<call>",), ("<tool_call>", "</tool_call>")):
+            if all(marker in vocabulary for marker in markers):
+                return markers
+        return ()
+
+    def _find_end_of_turn(self) -> int:
+        turn = [{"role": "user", "content": sentinel(0)}, {"role": "assistant", "content": sentinel(1)}]
+        pieces = split_slots(self.template.text(turn, (), generation_prompt=False))
+        tail = pieces[-1]
+        if Slot(1, False) in pieces and isinstance(tail, str):
+            for token in self.literal_ids(tail):
+                if token in self._control_ids:
+                    return token
+        raise UserError(
+            f"the chat template of tokenizer {self.name} writes no control token after an assistant's turn",
+            exit_code=ExitCode.SPEC,
+            fix="end the turn with a special token, as `<|im_end|>` does in ChatML",
+        )
+
+
+def load_tokenizer(model: Model, checkpoint_folder: Path | None = None, tokenizer_folder: Path | None = None) -> ChatTokenizer:
+    """The tokenizer that a spec names.
+
+    Args:
+        model: the spec's block.
+        checkpoint_folder: where the checkpoint lies, for `from-checkpoint`.
+        tokenizer_folder: where the tokenizer lies, resolved, if the spec gives a path.
+
+    Raises:
+        UserError: exit code 3; there is no such tokenizer, it cannot be read, or its chat template cannot be used.
+    """
+    if model.tokenizer in BUILTIN_FOLDERS:
+        return load_tokenizer_folder(BUILTIN_FOLDERS[model.tokenizer], name=model.tokenizer)
+    folder = checkpoint_folder if model.tokenizer == "from-checkpoint" else tokenizer_folder or Path(model.tokenizer)
+    if folder is None:
+        raise UserError(
+            "`tokenizer: from-checkpoint` needs a checkpoint, and this model starts from random weights",
+            exit_code=ExitCode.SPEC,
+            fix=f"set model.tokenizer to one of {', '.join(BUILTIN_FOLDERS)}, or to a folder",
+        )
+    return load_tokenizer_folder(folder)
+
+
+def load_tokenizer_folder(folder: Path, name: str | None = None) -> ChatTokenizer:
+    """The tokenizer of a Hugging Face folder. Code in the folder is never run.
+
+    Raises:
+        UserError: exit code 3, as in `load_tokenizer`.
+    """
+    name = name or str(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer.json",
+            exit_code=ExitCode.SPEC,
+            fix="name the folder of a Hugging Face checkpoint or tokenizer (tokenizer.json, tokenizer_config.json, chat template)",
+        )
+    try:
+        # Not AutoTokenizer: for some families it puts its own text processing in place of what tokenizer.json says.
+        hf = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the Rust reader raises bare Exception for a malformed tokenizer.json
+        raise UserError(f"the tokenizer in {folder} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
+    return ChatTokenizer(hf, name)
+
+
+def require_same_tokenizer(ours: ChatTokenizer, other: ChatTokenizer, other_owner: str) -> None:
+    """Refuse a teacher whose tokens are not the student's: its probabilities would be about other tokens.
+
+    Raises:
+        UserError: exit code 3.
+    """
+    if ours.digest != other.digest:
+        raise UserError(
+            f"the tokenizer of {other_owner} differs from the student's ({other.name}: {len(other.hf)} tokens, digest"
+            f" {other.digest[:12]}; {ours.name}: {len(ours.hf)} tokens, digest {ours.digest[:12]})",
+            exit_code=ExitCode.SPEC,
+            fix="vocabulary, control tokens and chat template must all be equal; train the teacher from the student's base",
+        )
+
+
+def _without_control_tokens(backend: Tokenizer) -> Tokenizer:
+    """A twin that knows no added tokens but runs of spaces: split_special_tokens would leave `<tool_call>` and its like in."""
+    description = json.loads(backend.to_str())
+    description["added_tokens"] = [token for token in description["added_tokens"] if token["content"].isspace()]
+    description["post_processor"] = description["truncation"] = description["padding"] = None
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _digest(backend: Tokenizer, template: str) -> str:
+    description = json.loads(backend.to_str())
+    parts = {key: description[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")}
+    return hashlib.sha256(canonical_json({**parts, "template": template}).encode()).hexdigest()
