@@ -1,0 +1,147 @@
+"""Supervised data: sources into documents, documents into the global batch of every optimizer step.
+
+What it does: renders every kept row once, cuts what is longer than a row of the batch (the beginning is kept), and gives the
+batch of step s as a pure function of the documents, the seed and s, so that a resumed run needs no state. What it does not do: read
+ahead or spread rows over ranks.
+
+Every epoch shuffles the documents, packs all of them by best-fit decreasing and shuffles the rows. Rows of consecutive epochs form
+one stream that steps take from, so a step at the end of an epoch is filled up from the next one.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ...compiler.canonical import canonical_json
+from ...specs.diagnostics import ExitCode, UserError
+from ...specs.model import TrajectorySource
+from .batch import Document, PackedBatch
+from .packing import bins, pack_rows
+from .renderer import Renderer
+from .tokenizers import ChatTokenizer
+from .trajectories import Conversation, SourceReport, bad_row, read_source
+
+TOO_LONG = "longer than sequence_tokens"
+NOTHING_LEFT = "longer than sequence_tokens, and the model wrote nothing before the cut"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """One file to read, and the tools of its domain for rows that name none."""
+
+    url: str
+    source: TrajectorySource
+    tools: Sequence[Mapping[str, Any]] = field(default=())
+
+
+def read_documents(
+    files: Sequence[SourceFile], tokenizer: ChatTokenizer, sequence_tokens: int
+) -> tuple[list[Document], list[SourceReport]]:
+    """Read and render the files, in order.
+
+    Returns:
+        The documents, weight 1 on every token that the model wrote, and a report for each file.
+
+    Raises:
+        UserError: exit code 3; a file is missing, empty, has a bad row, or nothing is left to train on.
+    """
+    documents: list[Document] = []
+    reports: list[SourceReport] = []
+    renderers: dict[str, Renderer] = {}
+    for file in files:
+        report = SourceReport(url=file.url)
+        reports.append(report)
+        for conversation in read_source(file.url, file.source, report):
+            tools = file.tools if conversation.tools is None else conversation.tools
+            key = canonical_json(list(tools))
+            if key not in renderers:
+                renderers[key] = Renderer(tokenizer, tools)
+            document = _document(conversation, renderers[key], sequence_tokens, report)
+            if document is not None:
+                documents.append(document)
+    if not documents:
+        raise UserError(
+            "no row is left to train on: " + "; ".join(report.summary() for report in reports),
+            exit_code=ExitCode.SPEC,
+            fix="lower minimum_reward or raise sequence_tokens",
+        )
+    return documents, reports
+
+
+def _document(conversation: Conversation, renderer: Renderer, sequence_tokens: int, report: SourceReport) -> Document | None:
+    try:
+        rendered = renderer.render(conversation.messages)
+    except ValueError as error:
+        raise bad_row(report.url, conversation.row, str(error)) from error
+    ids, written = rendered.ids[: sequence_tokens + 1], rendered.written[: sequence_tokens + 1]
+    targets = sum(written[1:])
+    if not targets:
+        report.filtered[NOTHING_LEFT] += 1
+        return None
+    if len(ids) < len(rendered.ids):
+        report.truncated[TOO_LONG] += 1
+    report.kept += 1
+    report.tokens += len(ids)
+    report.written_tokens += targets
+    return Document(ids=ids, written=written, weight_T=torch.tensor(written[1:], dtype=torch.float32))
+
+
+class SftData:
+    """The global batches of a supervised stage: every written token of a batch weighs the same, and the weights sum to 1.
+
+    Args:
+        documents: from `read_documents`; each of at most `sequence_tokens` + 1 tokens.
+        sequence_tokens: length of a row.
+        batch_sequences: rows of the global batch.
+        seed: decides the order.
+        pad_id: the token of padding.
+
+    Attributes:
+        rows_per_epoch: rows that hold all documents; the same in every epoch.
+        steps_per_epoch: rows_per_epoch / batch_sequences, not rounded.
+    """
+
+    def __init__(
+        self, documents: Sequence[Document], sequence_tokens: int, batch_sequences: int, seed: int, pad_id: int = 0
+    ) -> None:
+        self.documents = documents
+        self.sequence_tokens = sequence_tokens
+        self.batch_sequences = batch_sequences
+        self.seed = seed
+        self.pad_id = pad_id
+        self._lengths = [len(document.ids) - 1 for document in documents]
+        self._epochs: dict[int, list[list[int]]] = {}  # the one or two epochs that steps are being taken from
+        self.rows_per_epoch = len(self._epoch_rows(0))  # best-fit decreasing sees sorted lengths, so order changes no count
+        self.steps_per_epoch = self.rows_per_epoch / batch_sequences
+
+    def steps_for(self, epochs: float) -> int:
+        """Optimizer steps of so many passes, rounded up."""
+        return math.ceil(epochs * self.steps_per_epoch - 1e-9)
+
+    def batch(self, step: int) -> PackedBatch:
+        """The global batch of an optimizer step, counted from 1."""
+        first = (step - 1) * self.batch_sequences
+        rows: list[list[Document]] = []
+        for number in range(first, first + self.batch_sequences):
+            epoch, row = divmod(number, self.rows_per_epoch)
+            rows.append([self.documents[index] for index in self._epoch_rows(epoch)[row]])
+        batch = pack_rows(rows, self.sequence_tokens, self.pad_id)
+        targets = int((batch.loss_weight_BL != 0).sum())  # a float32 sum would be exact only up to 2^24
+        return replace(batch, loss_weight_BL=batch.loss_weight_BL / targets)
+
+    def _epoch_rows(self, epoch: int) -> list[list[int]]:
+        """The documents of every row of an epoch."""
+        if epoch not in self._epochs:
+            generator = random.Random(f"{self.seed}:{epoch}")  # seeded by text: the same everywhere
+            order = list(range(len(self.documents)))
+            generator.shuffle(order)
+            rows = [
+                [order[index] for index in row] for row in bins([self._lengths[index] for index in order], self.sequence_tokens)
+            ]
+            generator.shuffle(rows)
+            self._epochs = {number: known for number, known in self._epochs.items() if number == epoch - 1} | {epoch: rows}
+        return self._epochs[epoch]
