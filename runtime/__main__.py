@@ -69,9 +69,7 @@ def _context(plan: Plan, sources: Sources, job_id: str, run_dir: Path, rank: int
             exit_code=ExitCode.UNFIT,
             fix=f"torchrun --nproc-per-node {devices} -m polymath.runtime <plan> --job {job_id}, or change `placement` and compile",
         )
-    return JobContext(
-        plan=plan, sources=sources, job=job, run_dir=run_dir, rank=rank, world_size=world_size, barrier=_barrier
-    )
+    return JobContext(plan=plan, sources=sources, job=job, run_dir=run_dir, rank=rank, world_size=world_size, barrier=_barrier)
 
 
 def _barrier() -> None:

@@ -1,1 +1,3 @@
-"""Checkpoints that verify or are refused."""
+"""Checkpoints that verify or are refused. Importing the package prepares torchtitan's import."""
+
+from ..trainer import bootstrap as bootstrap

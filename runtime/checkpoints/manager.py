@@ -21,11 +21,10 @@ from torch.distributed.checkpoint._nested_dict import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
+from torchtitan.components.checkpoint import MODEL, AsyncMode, CheckpointManager
 
 from ...specs.diagnostics import ExitCode, UserError
 from ..files import describe_files, full_disk_is_clear, publish, sha256_of, staging_folder, write_json
-from ..trainer import bootstrap  # noqa: F401  (before torchtitan)
-from torchtitan.components.checkpoint import MODEL, AsyncMode, CheckpointManager  # isort: skip
 
 MANIFEST = "MANIFEST.json"
 DCP_METADATA = "torch.distributed.checkpoint.metadata"
@@ -135,7 +134,10 @@ class _DcpUnpickler(pickle.Unpickler):
 
     KNOWN = frozenset(
         {
-            *((DCP_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING")),
+            *(
+                (DCP_METADATA, name)
+                for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING")
+            ),
             *((DCP_METADATA, name) for name in ("BytesStorageMetadata", "ChunkStorageMetadata", "TensorStorageMetadata")),
             ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
             ("torch", "Size"),

@@ -1,1 +1,3 @@
-"""torchtitan, subclassed."""
+"""torchtitan, subclassed. Importing the package prepares torchtitan's import, so no module in it need take care."""
+
+from . import bootstrap as bootstrap

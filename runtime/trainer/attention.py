@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from . import bootstrap  # noqa: F401  (before torchtitan)
-from torchtitan.models.common.attention import ScaledDotProductAttention  # isort: skip
+from torchtitan.models.common.attention import ScaledDotProductAttention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-
-from . import bootstrap
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.config import CommConfig, DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed import utils as titan_distributed
@@ -14,6 +12,7 @@ from torchtitan.tools.logging import init_logger
 from ...specs.model import Optimization, Precision
 from ..checkpoints.manager import PublishingCheckpointManager
 from ..jobs import JobContext
+from . import bootstrap
 from .metrics import StepMetrics
 from .model import model_spec
 from .overrides import apply_overrides
@@ -46,7 +45,9 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
         loss=StageLoss.Config(),
         optimizer=OptimizersContainer.Config(
             param_groups=[
-                ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs={"lr": 0.0, "betas": (), "weight_decay": 0.0})
+                ParamGroupConfig(
+                    pattern=".*", optimizer_name="AdamW", optimizer_kwargs={"lr": 0.0, "betas": (), "weight_decay": 0.0}
+                )
             ],
             implementation="foreach" if bootstrap.ON_CPU else "fused",
         ),

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed
-
-from . import bootstrap  # noqa: F401  (before torchtitan)
-from torchtitan.components.metrics import MetricsProcessor  # isort: skip
+from torchtitan.components.metrics import MetricsProcessor
 
 
 class StepMetrics(MetricsProcessor):

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-
-from . import bootstrap
-from torchtitan.distributed.pipeline_parallel import pipeline_llm  # isort: skip
+from torchtitan.distributed.pipeline_parallel import pipeline_llm
 from torchtitan.models.common import CosSinRoPE, Embedding, Linear
 from torchtitan.models.common.param_init import skip_param_init
 from torchtitan.models.qwen3 import (
@@ -29,6 +27,7 @@ from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
 
 from ...te_kernels.converter import ExpertsConverter
+from . import bootstrap
 from .attention import DocumentAttention
 
 

@@ -15,9 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed
 from torch import Tensor
-
-from . import bootstrap  # noqa: F401  (before torchtitan)
-from torchtitan.components.dataloader import BaseDataLoader  # isort: skip
+from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.trainer import Trainer
