@@ -8,5 +8,8 @@ packages = [package for folder in FOLDERS for package in [folder, *(f"{folder}.{
 setup(
     packages=[f"polymath.{package}" for package in packages],
     package_dir={f"polymath.{package}": package.replace(".", "/") for package in packages},
-    package_data={"": ["*.json", "*.yaml", "*.jinja", "*.txt", "*.html", "*.css", "*.js", "py.typed"]},
+    package_data={
+        "": ["*.json", "*.yaml", "*.jinja", "*.txt", "*.html", "*.css", "*.js", "py.typed"],
+        "polymath.runtime.data": ["builtin/*/*"],
+    },
 )

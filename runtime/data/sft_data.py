@@ -31,11 +31,12 @@ NOTHING_LEFT = "longer than sequence_tokens, and the model wrote nothing before 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """One file to read, and the tools of its domain for rows that name none."""
+    """One file to read."""
 
     url: str
     source: TrajectorySource
-    tools: Sequence[Mapping[str, Any]] = field(default=())
+    tools: Sequence[Mapping[str, Any]] = field(default=())  # of the domain, for rows that name none
+    sha256: str | None = None  # what the plan was locked with; None where it was not
 
 
 def read_documents(
@@ -47,7 +48,7 @@ def read_documents(
         The documents, weight 1 on every token that the model wrote, and a report for each file.
 
     Raises:
-        UserError: exit code 3; a file is missing, empty, has a bad row, or nothing is left to train on.
+        UserError: exit code 3; a file is missing, empty, has a bad row, or leaves nothing to train on; 4: it is not the locked one.
     """
     documents: list[Document] = []
     reports: list[SourceReport] = []
@@ -63,6 +64,12 @@ def read_documents(
             document = _document(conversation, renderers[key], sequence_tokens, report)
             if document is not None:
                 documents.append(document)
+        if file.sha256 not in (None, report.sha256):
+            raise UserError(
+                f"{file.url} has changed since the plan was made (sha256 {report.sha256[:12]}, locked {file.sha256[:12]})",
+                exit_code=ExitCode.STALE,
+                fix="lock and compile again, or restore the file",
+            )
     if not documents:
         raise UserError(
             "no row is left to train on: " + "; ".join(report.summary() for report in reports),

@@ -45,7 +45,7 @@ class SourceReport:
     truncated: Counter[str] = field(default_factory=Counter)  # rows kept in part, by reason
     tokens: int = 0  # of the kept documents
     written_tokens: int = 0  # of these, what the model is trained to write
-    sha256: str = ""  # of the bytes that were read
+    sha256: str = ""  # of the file
 
     def as_json(self) -> dict[str, Any]:
         """For `result.json`."""
@@ -76,7 +76,7 @@ def read_source(url: str, source: TrajectorySource, report: SourceReport) -> Ite
     """The conversations of a file, in order, without those that the source's `minimum_reward` filters out.
 
     Args:
-        url: path or fsspec URL, resolved; a compressed file is told by its suffix.
+        url: path or fsspec URL, resolved.
         source: format and filter.
         report: counted up on the way; complete when the iterator ends.
 
@@ -111,7 +111,7 @@ def bad_row(url: str, row: int, what: str) -> UserError:
 
 def _lines(url: str) -> Iterator[tuple[int, bytes]]:
     try:
-        with fsspec.open(url, "rb", compression="infer") as stream:
+        with fsspec.open(url, "rb") as stream:
             yield from enumerate(stream, start=1)
     except FileNotFoundError as error:
         raise UserError(
@@ -119,7 +119,7 @@ def _lines(url: str) -> Iterator[tuple[int, bytes]]:
             exit_code=ExitCode.SPEC,
             fix="correct the path in the spec, or give it: --set domains.<name>.trajectories.0.path=...",
         ) from error
-    except (OSError, EOFError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
 
 
