@@ -30,4 +30,4 @@ def stages(spec: Spec) -> Iterator[Stage]:
             yield Stage(id=f"teachers.{name}.{number + 1}", kind=phase.method, path=path, block=phase, domains=tuple(phase.domains))
     if spec.student.distill is not None:
         distill = spec.student.distill
-        yield Stage(id="distill", kind="distill", path=("student", "distill"), block=distill, domains=tuple(spec.domains))
+        yield Stage(id="distill", kind="distill", path=("student", "distill"), block=distill, domains=tuple(sorted(spec.domains)))

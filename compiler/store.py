@@ -22,13 +22,16 @@ def write_plan(plan: Plan, sources: Sources, folder: Path) -> None:
     """
     if folder.exists() and not (folder.is_dir() and ((folder / "plan.json").is_file() or not any(folder.iterdir()))):
         raise UserError(f"{folder} exists and is not a plan", exit_code=ExitCode.USAGE, fix="choose another folder with -o")
+    files = plan_files(plan, sources)
+    if _holds(folder, files):  # a run may be reading it
+        return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        for name, text in plan_files(plan, sources).items():
+        for name, text in files.items():
             _write(staging / name, text)
         staging.chmod(0o755)
         _replace(staging, folder)
@@ -58,6 +61,11 @@ def mermaid(plan: Plan) -> str:
     lines += [f'  {names[job.id]}["{job.id}"]' for job in plan.jobs]
     lines += [f"  {names[need]} --> {names[job.id]}" for job in plan.jobs for need in job.needs]
     return "\n".join(lines) + "\n"
+
+
+def _holds(folder: Path, files: dict[str, str]) -> bool:
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return there.keys() == files.keys() and all(there[name].read_bytes() == text.encode() for name, text in files.items())
 
 
 def _write(path: Path, text: str) -> None:

@@ -154,7 +154,7 @@ class Sft(Optimization):
     domains: Literal["all"] | tuple[str, ...] = spec_field(
         "Domains whose trajectories are used.", default="all", reference="domains"
     )
-    trajectories: str = spec_field("Name of the trajectory sources that are used.", default="default")
+    trajectories: str = spec_field("Name of the trajectory sources that are used.", default="default", pattern=NAME)
     epochs: float | None = spec_field("Passes over the data.", default=None, exclusive_minimum=0)
     steps: int | None = spec_field("Optimizer steps; the data repeats as needed.", default=None, minimum=1)
     batch_sequences: int = spec_field("Packed rows per optimizer step, over all ranks.", unit="rows", minimum=1)
@@ -298,10 +298,10 @@ class TrainerPlacement:
     )
     replicate: int = spec_field("Replicas of the sharded model.", default=1, minimum=1, identity=PLACEMENT)
     fsdp: Literal["auto"] | int = spec_field(
-        "Shards per replica; `auto` takes the ranks that are left.", default="auto", identity=PLACEMENT
+        "Shards per replica; `auto` takes the ranks that are left.", default="auto", minimum=1, identity=PLACEMENT
     )
     micro_batch: Literal["auto"] | int = spec_field(
-        "Rows that a rank computes at once.", unit="rows", default="auto", identity=PLACEMENT
+        "Rows that a rank computes at once.", unit="rows", default="auto", minimum=1, identity=PLACEMENT
     )
 
 
@@ -364,12 +364,12 @@ class Evaluate:
     """The scoreboard."""
 
     models: Literal["all"] | tuple[str, ...] = spec_field(
-        "`all`, or some of `base`, `sft`, `student`, `sft_continued` and teachers' names.", default="all"
+        "`all`, or some of `base`, `sft`, `student`, `sft_continued` and teachers' names.", default="all", identity=LABEL
     )
     episodes: int = spec_field("Held-out episodes per domain, each another task.", unit="episodes", minimum=1)
     temperature: float = spec_field("Sampling temperature; 0 is greedy.", default=0.0, minimum=0)
     continued_sft: bool = spec_field(
-        "Whether to train the control: SFT continued for as many tokens as distillation saw.", default=False
+        "Whether to train the control: SFT continued for as many tokens as distillation saw.", default=False, identity=LABEL
     )
 
 

@@ -44,7 +44,7 @@ def _recipe(job: Job, upstream: Mapping[str, Job]) -> dict[str, Any]:
     for name, one in job.inputs.items():
         content = upstream[one.job].recipe_digest if one.job is not None else one.digest
         inputs[name] = {"output": one.output, "content": content}
-    return {"kind": job.kind, "seed": job.seed, "settings": _numerics(job.settings), "inputs": inputs}
+    return {"kind": job.kind, "seed": job.seed, "settings": _numerics(_without_locations(job.settings)), "inputs": inputs}
 
 
 def _exact(job: Job, recipe: str, upstream: Mapping[str, Job]) -> dict[str, Any]:
@@ -53,9 +53,24 @@ def _exact(job: Job, recipe: str, upstream: Mapping[str, Job]) -> dict[str, Any]
         "upstream": {need: upstream[need].exact_digest for need in job.needs},
         "roles": {name: to_json(role) for name, role in job.roles.items()},
         "titan": to_json(job.titan),
-        "settings": job.settings,
+        "settings": _without_locations(job.settings),
         "versions": {**PINNED, "polymath": compiler_version()},
     }
+
+
+def _without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the paths of inputs: an input is what it holds, wherever it lies."""
+    kept = dict(settings)
+    block = kept["model"] = dict(settings["model"])
+    if block["checkpoint"] != "random":
+        block["checkpoint"] = "source"
+    if block["tokenizer"] != "from-checkpoint" and not block["tokenizer"].startswith("builtin:"):
+        block["tokenizer"] = "source"
+    if "domains" in kept:
+        kept["domains"] = {name: dict(domain) for name, domain in settings["domains"].items()}
+        for domain in kept["domains"].values():
+            domain["trajectories"] = [{**one, "path": one["path"] and "source"} for one in domain["trajectories"]]
+    return kept
 
 
 def _numerics(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from ..compilation import Compilation, mistake
 from ..plan import Mesh
 from ..stages import Stage, stages
 
-MICRO_BATCH_TOKENS = 8192  # what `auto` aims at for one forward pass of one rank
+# What `auto` aims at for one forward pass of one rank. On-policy batches are padded to whole micro-batches on every rank, so
+# large ones would mostly compute padding.
+SFT_TOKENS = 8192
+ON_POLICY_TOKENS = 1024
 
 
 def place(compilation: Compilation) -> Compilation:
@@ -78,7 +81,8 @@ def _mesh(placement: TrainerPlacement, stage: Stage) -> Mesh:
     shard = _shard(placement)
     micro_batch = placement.micro_batch
     if micro_batch == "auto":
-        micro_batch = max(1, MICRO_BATCH_TOKENS // stage.block.sequence_tokens)
+        aim = SFT_TOKENS if isinstance(stage.block, Sft) else ON_POLICY_TOKENS
+        micro_batch = max(1, aim // stage.block.sequence_tokens)
         if isinstance(stage.block, Sft):  # the largest share of a rank's rows that is not above the aim
             rows = max(1, stage.block.batch_sequences // (placement.replicate * shard))
             micro_batch = max(size for size in range(1, min(micro_batch, rows) + 1) if rows % size == 0)

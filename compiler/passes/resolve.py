@@ -19,7 +19,7 @@ def resolve(compilation: Compilation) -> Compilation:
         return compilation
     mistakes: list[Problem] = []
     domains = {name: _resolve_domain(name, domain, mistakes) for name, domain in spec.domains.items()}
-    every = tuple(domains)
+    every = tuple(sorted(domains))  # the order of a spec's keys means nothing
     student = replace(spec.student, sft=replace(spec.student.sft, domains=_all(spec.student.sft.domains, every)))
     teachers = {name: _resolve_teacher(teacher, every) for name, teacher in spec.teachers.items()}
     resolved: Spec = replace(spec, domains=domains, student=student, teachers=teachers)

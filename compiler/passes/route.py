@@ -42,7 +42,7 @@ def route(compilation: Compilation) -> Compilation:
 
 
 def _order(spec: Spec) -> tuple[tuple[str, ...], list[Problem]]:
-    """Teachers, parents first, in the spec's order otherwise; those that cannot be ordered are mistakes."""
+    """Teachers, parents first, by name otherwise; those that cannot be ordered are mistakes."""
     order: list[str] = []
     mistakes: list[Problem] = []
     waiting = dict(spec.teachers)
@@ -54,7 +54,7 @@ def _order(spec: Spec) -> tuple[tuple[str, ...], list[Problem]]:
             mistakes.append(mistake("E0404", ("teachers", name, "from"), f"nothing is called {teacher.start!r}", fix))
             del waiting[name]
     while waiting:
-        ready = [name for name, teacher in waiting.items() if teacher.start in ROOTS or teacher.start in order]
+        ready = sorted(name for name, teacher in waiting.items() if teacher.start in ROOTS or teacher.start in order)
         if not ready:
             break
         order += ready
