@@ -13,7 +13,7 @@ from .stages import Block, Stage
 ADAM_EPSILON = 1e-8
 # torch 2.13 with torchtitan's default backend, spmd_types: "all parameters must be DTensors" at more than one rank.
 SPMD_BACKEND = "partial_dtensor"
-NO_DECAY = 0.0  # torchtitan has no constant schedule; one whose decay takes none of the steps is constant
+CONSTANT = 1.0  # torchtitan has no constant schedule; a decay that ends at the peak is constant
 
 
 def overrides(spec: Spec, stage: Stage, mesh: Mesh, seed: int) -> tuple[Override, ...]:
@@ -42,13 +42,11 @@ def _settings(spec: Spec, block: Block, mesh: Mesh, seed: int) -> Iterator[tuple
     yield "parallelism.expert_parallel_degree", mesh.expert
     yield "parallelism.spmd_backend", SPMD_BACKEND
     adam = {"lr": block.learning_rate, "betas": list(block.betas), "eps": ADAM_EPSILON, "weight_decay": block.weight_decay}
-    yield "optimizer.param_groups", [{"pattern": ".*", "optimizer_name": "AdamW", "optimizer_kwargs": adam}]
+    for name, value in adam.items():
+        yield f"optimizer.param_groups.0.optimizer_kwargs.{name}", value
     if steps is not None:
         yield "lr_scheduler.warmup_steps", round(block.warmup * steps)
-    if block.schedule == "constant":
-        yield "lr_scheduler.decay_ratio", NO_DECAY
-    else:
-        yield "lr_scheduler.decay_type", block.schedule
-        yield "lr_scheduler.min_lr_factor", block.final_lr_fraction
+    yield "lr_scheduler.decay_type", "cosine" if block.schedule == "cosine" else "linear"
+    yield "lr_scheduler.min_lr_factor", CONSTANT if block.schedule == "constant" else block.final_lr_fraction
     yield "checkpoint.interval", spec.checkpoint.every_steps
     yield "checkpoint.keep_latest_k", spec.checkpoint.keep

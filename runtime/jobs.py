@@ -53,6 +53,10 @@ class JobContext:
         """A block of the spec that this job needs, as its dataclass."""
         return from_json(kind, self.job.settings[name])
 
+    def setting_of(self, group: str, name: str, kind: type[T]) -> T:
+        """One named block of a group, such as a domain."""
+        return from_json(kind, self.job.settings[group][name])
+
     def input_folder(self, name: str) -> Path:
         """The verified output of an earlier job, such as "model".
 
@@ -66,11 +70,9 @@ class JobContext:
         verify_done(folder, producer, self.run_dir)
         return folder / reference.output
 
-    def input_result(self, job_id: str) -> dict[str, Any]:
+    def input_result(self, name: str) -> dict[str, Any]:
         """What an earlier job found."""
-        producer = self.plan.job(job_id)
-        verify_done(self.folder_of(producer), producer, self.run_dir)
-        return json.loads((self.folder_of(producer) / "result.json").read_text())
+        return json.loads(self.input_folder(name).with_name("result.json").read_text())
 
     def source(self, name: str) -> str:
         """Path or URL of a source of the user's; a relative one is taken from the spec's folder."""

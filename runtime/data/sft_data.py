@@ -125,6 +125,11 @@ class SftData:
         self.rows_per_epoch = len(self._epoch_rows(0))  # best-fit decreasing sees sorted lengths, so order changes no count
         self.steps_per_epoch = self.rows_per_epoch / batch_sequences
 
+    @property
+    def mean_batch_targets(self) -> float:
+        """Tokens that the model wrote in a global batch, on average over an epoch."""
+        return sum(float(document.weight_T.sum()) for document in self.documents) / self.steps_per_epoch
+
     def steps_for(self, epochs: float) -> int:
         """Optimizer steps of so many passes, rounded up."""
         return math.ceil(epochs * self.steps_per_epoch - 1e-9)

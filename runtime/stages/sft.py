@@ -6,18 +6,18 @@ For every step:
 What it does not do: decide what was written (the renderer does) or how documents share a row (packing does).
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from ...specs.model import Distill, Domain, Model, Optimization, Sft, SftPhase, StudentSft
+from ...specs.model import Domain, Model, Sft, SftPhase, StudentSft
 from ..data.batch import PackedBatch
-from ..data.sft_data import SftData, documents_from_sources
+from ..data.sft_data import SftData, SourceFile, read_documents
 from ..data.tokenizers import load_tokenizer
 from ..jobs import JobContext
 from ..losses import sft as loss
+from ..worlds.registry import make_world
 from .training import train
 
 STAGE_TYPES: dict[str, type[Sft]] = {"StudentSft": StudentSft, "SftPhase": SftPhase}
@@ -30,7 +30,6 @@ class SftStage:
         self.data = data
         self.steps = steps
         self.report = report
-        self.trained_tokens = 0
 
     def next_batch(self, step: int) -> PackedBatch:
         return self.data.batch(step)
@@ -42,37 +41,54 @@ class SftStage:
         return {}
 
     def result(self) -> dict[str, Any]:
-        return {**self.report, "steps": self.steps}
+        return {"steps": self.steps, **self.report}
 
 
 def run(context: JobContext) -> None:
     """Run an SFT job."""
     settings = context.setting("stage", STAGE_TYPES[context.job.settings["stage_type"]])
-    data, report = _data(context, settings)
-    steps = settings.steps if settings.steps is not None else max(1, math.ceil(settings.epochs * data.steps_per_epoch))
+    data, report = _read(context, settings)
+    steps = settings.steps if settings.epochs is None else data.steps_for(settings.epochs)
+    assert steps is not None
     train(context, settings, SftStage(data, steps=steps, report=report))
 
 
 def run_continued(context: JobContext) -> None:
-    """The control of the scoreboard: SFT goes on for as many tokens as distillation saw, with distillation's optimizer."""
+    """The control of the scoreboard: SFT goes on, with distillation's optimizer, for as many tokens as distillation trained on."""
     settings = context.setting("stage", StudentSft)
-    optimization: Optimization = context.setting("distill", Distill)
-    data, report = _data(context, settings)
-    tokens = context.input_result("distill")["tokens"]
-    steps = max(1, math.ceil(tokens / data.mean_batch_tokens))
-    train(context, optimization, SftStage(data, steps=steps, report={**report, "matched_tokens": tokens}))
+    data, report = _read(context, settings)
+    tokens = context.input_result("budget")["trained_tokens"]
+    steps = max(1, round(tokens / data.mean_batch_targets))
+    train(context, settings, SftStage(data, steps=steps, report={**report, "budget_tokens": tokens}))
 
 
-def _data(context: JobContext, settings: Sft) -> tuple[SftData, dict[str, Any]]:
-    """Read, render, filter and truncate the stage's trajectories."""
-    model = context.setting("model", Model)
-    domains = {name: context.setting_of("domains", name, Domain) for name in context.job.settings["domains"]}
-    tokenizer = load_tokenizer(model, context.input_folder("model"))
-    documents, report = documents_from_sources(context, domains, settings, tokenizer)
-    data = SftData(
-        documents,
-        sequence_tokens=settings.sequence_tokens,
-        batch_sequences=settings.batch_sequences,
-        seed=context.job.seed,
-    )
-    return data, report
+def _read(context: JobContext, settings: Sft) -> tuple[SftData, dict[str, Any]]:
+    """Read, filter, render and truncate the stage's trajectories, and say what became of every row."""
+    tokenizer = load_tokenizer(context.setting("model", Model), context.input_folder("model"))
+    files = [
+        file
+        for name in context.job.settings["domains"]
+        for file in _files(context, name, context.setting_of("domains", name, Domain), settings.trajectories)
+    ]
+    documents, sources = read_documents(files, tokenizer, settings.sequence_tokens)
+    if context.is_first_rank:
+        for source in sources:
+            print(source.summary(), flush=True)
+    data = SftData(documents, settings.sequence_tokens, settings.batch_sequences, context.job.seed, tokenizer.pad_id)
+    return data, {"sources": [source.as_json() for source in sources]}
+
+
+def _files(context: JobContext, name: str, domain: Domain, selected: str) -> list[SourceFile]:
+    """The files of a domain that the stage trains on."""
+    tools = make_world(domain.world, domain.settings).tools if domain.world is not None else ()
+    files = []
+    for number, source in enumerate(domain.trajectories):
+        if source.name != selected:
+            continue
+        if source.synthesize is not None:
+            url = str(context.input_folder("trajectories") / f"{name}.{source.name}.jsonl")
+            files.append(SourceFile(url=url, source=source, tools=tools))
+        else:
+            key = f"source.{name}.{number}"
+            files.append(SourceFile(url=context.source(key), source=source, tools=tools, sha256=context.job.inputs[key].digest))
+    return files

@@ -18,6 +18,7 @@ from .model import model_spec
 from .overrides import apply_overrides
 from .trainer import NoDataLoader, NoTokenizer, PolymathTrainer, StageLoss
 
+ADAMW_SETTINGS = ("lr", "betas", "eps", "weight_decay")  # the plan's overrides fill them
 COLLECTIVE_TIMEOUT_SECONDS = 1800  # a rank may wait while another finishes its rollouts
 
 
@@ -30,12 +31,12 @@ def start_distributed() -> None:
 def build_trainer(context: JobContext, optimization: Optimization, *, steps: int) -> PolymathTrainer:
     """The trainer of a job, not yet loaded: `run` loads the last checkpoint or the start weights.
 
-    What the plan knows comes from the plan's overrides; what only the data can tell (the number of steps) from `steps`.
+    What the plan knows comes from the plan's overrides; what only the data can tell (the number of steps, and so of warm-up steps)
+    from `steps`.
     """
     start_folder = context.input_folder("model")
     torch.manual_seed(context.job.seed)
     precision = context.setting("precision", Precision)
-    warmup_steps = round(optimization.warmup * steps)
     config = PolymathTrainer.Config(
         model_spec=model_spec(start_folder, experts_format=precision.experts.format),
         hf_assets_path=str(start_folder),
@@ -51,11 +52,7 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
             ],
             implementation="foreach" if bootstrap.ON_CPU else "fused",
         ),
-        lr_scheduler=LRSchedulersContainer.Config(
-            warmup_steps=warmup_steps,
-            decay_type="cosine" if optimization.schedule == "cosine" else "linear",
-            min_lr_factor=1.0 if optimization.schedule == "constant" else optimization.final_lr_fraction,
-        ),
+        lr_scheduler=LRSchedulersContainer.Config(warmup_steps=round(optimization.warmup * steps)),
         metrics=StepMetrics.Config(
             path=str(context.folder / "metrics.jsonl"),
             log_freq=1,
@@ -78,6 +75,7 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
         debug=DebugConfig(seed=context.job.seed, deterministic=True, enable_structured_logging=False),
     )
     apply_overrides(config, context.job.titan)
+    assert config.training.steps == steps, f"the plan says {config.training.steps} steps, the stage {steps}"
     return config.build()
 
 
