@@ -126,9 +126,9 @@ class SftData:
         self.steps_per_epoch = self.rows_per_epoch / batch_sequences
 
     @property
-    def mean_batch_targets(self) -> float:
-        """Tokens that the model wrote in a global batch, on average over an epoch."""
-        return sum(float(document.weight_T.sum()) for document in self.documents) / self.steps_per_epoch
+    def mean_batch_tokens(self) -> float:
+        """Tokens in a global batch, on average over an epoch; padding does not count."""
+        return sum(len(document.ids) for document in self.documents) / self.steps_per_epoch
 
     def steps_for(self, epochs: float) -> int:
         """Optimizer steps of so many passes, rounded up."""

@@ -54,11 +54,11 @@ def run(context: JobContext) -> None:
 
 
 def run_continued(context: JobContext) -> None:
-    """The control of the scoreboard: SFT goes on, with distillation's optimizer, for as many tokens as distillation trained on."""
+    """The control of the scoreboard: SFT goes on, with distillation's optimizer, for as many tokens as distillation saw."""
     settings = context.setting("stage", StudentSft)
     data, report = _read(context, settings)
-    tokens = context.input_result("budget")["trained_tokens"]
-    steps = max(1, round(tokens / data.mean_batch_targets))
+    tokens = context.input_result("budget")["tokens"]
+    steps = max(1, round(tokens / data.mean_batch_tokens))
     train(context, settings, SftStage(data, steps=steps, report={**report, "budget_tokens": tokens}))
 
 
