@@ -283,18 +283,3 @@ def count_parameters(folder: Path) -> int:
                     size *= extent
                 total += size
     return total
-
-
-def check_same_tokenizer(student_digest: str, teacher_digest: str, *, teacher: str) -> None:
-    """Refuse a teacher whose ids mean other tokens than the student's.
-
-    Raises:
-        UserError: the digests differ; the message names both.
-    """
-    if student_digest != teacher_digest:
-        raise UserError(
-            f"teacher `{teacher}` has another tokenizer than the student: "
-            f"sha256 {teacher_digest[:16]} against {student_digest[:16]}",
-            exit_code=ExitCode.SPEC,
-            fix="a teacher scores the student's own ids, so both need the same vocabulary, merges, special tokens and template",
-        )

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from polymath.runtime.advantages import group_advantages
 
 
@@ -25,5 +24,5 @@ def test_groups_do_not_see_each_other() -> None:
 
 
 def test_a_reward_that_is_not_finite_names_its_sample() -> None:
-    with pytest.raises(ValueError, match="sample 1 .*nan"):
+    with pytest.raises(ValueError, match=r"sample 1 .*nan"):
         group_advantages([0.0, math.nan], [0, 0])

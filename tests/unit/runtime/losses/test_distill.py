@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from polymath.runtime.losses import distill
 
 

@@ -1,7 +1,6 @@
 """Promises of the clipped policy-gradient loss."""
 
 import torch
-
 from polymath.runtime.losses import grpo
 
 CLIP = (0.2, 0.28)

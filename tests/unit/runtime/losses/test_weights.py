@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from polymath.runtime.losses.weights import sample_domain_weights, token_mean_weights
 
 

@@ -1,0 +1,220 @@
+"""Rollouts: episodes of a policy in worlds, in lockstep over turns.
+
+What it does: every live episode's next turn is generated in one batch, read by the renderer, answered by its world and extended,
+until the world is done or a limit of the domain cuts it off. Token ids are only ever appended; nothing is tokenised twice.
+What it does not do: choose tasks, score for a teacher, or train.
+
+Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. TRUNCATED, a limit on turns, response or
+context was hit: the prefix is kept, without the observation that did not fit and without an end-of-turn that was not written.
+ABORTED, the world or the engine was interrupted: the episode starts again, at most twice; no aborted episode is returned.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from ..specs.diagnostics import ExitCode, UserError
+from ..specs.model import Limits, Reward
+from .data.renderer import Renderer
+from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSettings
+from .rewards import compose_reward
+from .worlds.protocol import Episode, Message, Task, World
+
+RETRIES = 2
+Status = Literal["COMPLETED", "TRUNCATED", "ABORTED"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutRequest:
+    """One episode to play."""
+
+    domain: str
+    task: Task
+    limits: Limits
+    reward: Reward
+    group: int = 0  # episodes of one prompt share it; their rewards are normalised together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trajectory:
+    """One episode as it was played. `ids`, `written` and `logprobs` have one entry per token."""
+
+    ids: tuple[int, ...]
+    written: tuple[bool, ...]  # the policy wrote this token
+    logprobs: tuple[float, ...]  # of the policy at temperature 1 without truncation; 0 where it did not write
+    status: Status
+    reward: float
+    outcome: float
+    domain: str
+    task_key: str
+    group: int
+    turns: int
+    interruptions: int  # how often the episode was aborted and started again
+    policy_version: int
+
+
+def collect(
+    engine: Engine,
+    renderers: Mapping[str, Renderer],
+    worlds: Mapping[str, World],
+    requests: Sequence[RolloutRequest],
+    sampling: SamplingSettings,
+    seed: int,
+    on_progress: Callable[[int], None] = lambda finished: None,
+) -> list[Trajectory]:
+    """Play every request once, and give its trajectory in the same order.
+
+    Args:
+        renderers: by domain.
+        worlds: by domain.
+        seed: decides every sample; each turn of the batch gets a seed of its own.
+        on_progress: told after every turn how many episodes are over.
+
+    Raises:
+        UserError: an episode was interrupted three times; the message names its task and the last cause.
+    """
+    playing = [_Play(request=request, renderer=renderers[request.domain], world=worlds[request.domain]) for request in requests]
+    for play in playing:
+        play.guard(play.open)
+    turn = 0
+    while live := [play for play in playing if play.status is None]:
+        turn += 1
+        try:
+            generations = engine.generate(
+                [play.ids for play in live],
+                limits=[play.turn_limit for play in live],
+                sampling=sampling,
+                stop_ids=sorted({play.renderer.tokenizer.end_of_turn_id for play in live}),
+                seed=_turn_seed(seed, turn),
+            )
+        except EngineInterrupted as cause:
+            for play in live:
+                play.abort(cause)
+            continue
+        for play, generation in zip(live, generations, strict=True):
+            play.guard(partial(play.take_turn, generation))
+        on_progress(sum(play.status is not None for play in playing))
+    return [play.trajectory(engine.policy_version) for play in playing]
+
+
+def _turn_seed(seed: int, turn: int) -> int:
+    return int(hashlib.sha256(f"{seed}:{turn}".encode()).hexdigest()[:8], 16) >> 1
+
+
+@dataclass(kw_only=True)
+class _Play:
+    """An episode in progress."""
+
+    request: RolloutRequest
+    renderer: Renderer
+    world: World
+    interruptions: int = 0
+    status: Status | None = None
+    turns: int = 0
+    cut_off_turns: int = 0
+    outcome: float = 0.0  # stays 0 for an episode that a limit cut off: it never finished
+    ids: list[int] = field(default_factory=list)
+    written: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    actions: list[Message] = field(default_factory=list)
+    episode: Episode | None = None
+
+    def open(self) -> None:
+        """Start, or start again, from the task's opening."""
+        self.status, self.turns, self.cut_off_turns = None, 0, 0
+        self.ids, self.written, self.logprobs, self.actions = [], [], [], []
+        self.episode = self.world.start(self.request.task)
+        self._append(self.renderer.open(self.episode.opening()))
+        if self._room == 0:
+            self.status = "TRUNCATED"
+            limit = self.request.limits.context_tokens
+            self.ids, self.written, self.logprobs = self.ids[:limit], self.written[:limit], self.logprobs[:limit]
+
+    @property
+    def turn_limit(self) -> int:
+        """Most tokens of the next turn; at least 1 while the episode is live."""
+        return min(self.request.limits.response_tokens, self._room)
+
+    @property
+    def _room(self) -> int:
+        return max(0, self.request.limits.context_tokens - len(self.ids))
+
+    def take_turn(self, generation: Generation) -> None:
+        """Append what the policy wrote, let the world answer, and append the answer if there is room for it."""
+        assert self.episode is not None
+        self.ids += generation.ids
+        self.written += [True] * len(generation.ids)
+        self.logprobs += generation.logprobs
+        self.turns += 1
+        if not generation.stopped:
+            self.cut_off_turns += 1
+            self.status = "TRUNCATED"
+            return
+        self.actions.append(self.renderer.parse(list(generation.ids)))
+        observations = self.episode.act(self.actions[-1])
+        if self.episode.done:
+            self.outcome = self.episode.outcome()
+            self.status = "COMPLETED"
+            return
+        answer = self.renderer.extend(observations)
+        if self.turns == self.request.limits.turns or len(answer) >= self._room:
+            self.status = "TRUNCATED"
+            return
+        self._append(answer)
+
+    def guard(self, action: Callable[[], None]) -> None:
+        """Do it; an exception of the world aborts the episode, so that one broken sandbox does not end a run."""
+        try:
+            action()
+        except UserError:
+            raise
+        except Exception as cause:
+            self.abort(cause)
+
+    def abort(self, cause: Exception) -> None:
+        """Throw the attempt away and start again.
+
+        Raises:
+            UserError: that was the last attempt.
+        """
+        self.status = "ABORTED"
+        self.interruptions += 1
+        if self.interruptions > RETRIES:
+            raise UserError(
+                f"an episode of domain `{self.request.domain}` was interrupted {self.interruptions} times "
+                f"(task {self.request.task.key}): {type(cause).__name__}: {cause}",
+                exit_code=ExitCode.FAILED,
+                fix="what was finished is kept; mend the world or the engine and launch again",
+            ) from cause
+        self.guard(self.open)
+
+    def _append(self, ids: Sequence[int]) -> None:
+        self.ids += ids
+        self.written += [False] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+    def trajectory(self, policy_version: int) -> Trajectory:
+        """The finished episode."""
+        assert self.status is not None and self.episode is not None
+        return Trajectory(
+            ids=tuple(self.ids),
+            written=tuple(self.written),
+            logprobs=tuple(self.logprobs),
+            status=self.status,
+            reward=compose_reward(
+                self.request.reward,
+                actions=self.actions,
+                steps=self.episode.steps,
+                outcome=self.outcome,
+                cut_off_turns=self.cut_off_turns,
+            ),
+            outcome=self.outcome,
+            domain=self.request.domain,
+            task_key=self.request.task.key,
+            group=self.request.group,
+            turns=self.turns,
+            interruptions=self.interruptions,
+            policy_version=policy_version,
+        )

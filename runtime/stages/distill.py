@@ -1,0 +1,198 @@
+"""Stage 3: multi-teacher domain-routed on-policy distillation with salient vocabulary alignment (method, section 6).
+
+For every step:
+  1. draw the same number of prompts from every domain;
+  2. play them with a frozen snapshot of the student, each under its domain's limits; a prefix that a limit cut off is kept;
+  3. route every trajectory to its domain's teacher, by the prompt's label alone: one teacher, no mixing, no fallback;
+  4. the teacher reads the trajectory and names its top-k valid tokens where the student wrote each token;
+  5. publish all of it in the ledger, and read it back;
+  6. loss = reverse KL on that support, both sides renormalised on it: mean over a sample's written tokens, then over a domain's
+     samples, then over the active domains, counted over the whole global batch.
+Coverage, the student's mass on the support, is watched: nothing in the loss pushes mass back into it.
+What it does not do: use rewards (they are only reported), importance weights, temperatures or clipping, or train on old rollouts.
+
+Source: Agents-A1 (arXiv 2606.30616), knowledge-action section.
+
+Shapes: N positions with a weight, V vocabulary, D domains, T tokens of one sample, W tokens it wrote, K tokens of the support.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...specs.diagnostics import ExitCode, UserError
+from ...specs.model import CoverageAlarm, Distill, Domain
+from ..data.batch import Document, PackedBatch
+from ..data.tokenizers import load_tokenizer_folder, require_same_tokenizer
+from ..engines.protocol import Engine
+from ..jobs import JobContext
+from ..ledger import LedgerSample
+from ..losses import distill as loss
+from ..losses.weights import sample_domain_weights
+from ..rollouts import RolloutRequest, Trajectory
+from .on_policy import Actors, OnPolicyBatches, predicts_written, rollout_metrics, spread_over_written
+from .training import train
+
+if TYPE_CHECKING:
+    from ..trainer.trainer import PolymathTrainer, TrainedTokens
+
+COVERAGE_BINS = 2000  # quantiles of a sum over ranks come from a histogram; a bin is 0.0005 wide
+
+logger = logging.getLogger(__name__)
+
+
+class DistillStage:
+    """The batches and the loss of distillation."""
+
+    def __init__(
+        self,
+        settings: Distill,
+        actors: Actors,
+        batches: OnPolicyBatches,
+        teachers: Mapping[str, Engine],
+        routing: Mapping[str, str],
+    ) -> None:
+        self.settings = settings
+        self.steps = settings.steps
+        self._actors = actors
+        self._batches = batches
+        self._teachers = teachers
+        self._routing = routing
+        self._domains = tuple(actors.domains)
+        self._metrics: dict[str, float] = {}
+        self._active = 0
+
+    def attach(self, trainer: "PolymathTrainer") -> None:
+        """Take the student's weights from this trainer."""
+        self._batches.attach(trainer)
+
+    def next_batch(self, step: int) -> PackedBatch:
+        """The rows of one step (from 1)."""
+        due = step - 1
+        samples = self._batches.batch(due, version=due, oldest_version=due, requests=self._requests(due), score=self._score)
+        self._metrics = rollout_metrics(samples)
+        self._active = len({sample.domain for sample in samples if sample.num_written})
+        return self._batches.pack(distill_documents(samples, self._domains), self.settings.sequence_tokens)
+
+    def _requests(self, index: int) -> list[RolloutRequest]:
+        per_domain = self.settings.prompts_per_step.per_domain
+        return [
+            request
+            for place, domain in enumerate(self._domains)
+            for request in self._actors.requests(domain, index, per_domain, 1, place * per_domain)
+        ]
+
+    def _score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
+        """Each trajectory's support, from the teacher of its domain."""
+        scores: list[dict[str, Any]] = [{} for _ in trajectories]
+        for name, teacher in self._teachers.items():
+            routed = [number for number, one in enumerate(trajectories) if self._routing[one.domain] == name]
+            supports = teacher.score_top_k([trajectories[number].ids for number in routed], self.settings.loss.support.top_k)
+            for number, support in zip(routed, supports, strict=True):
+                mask_T = predicts_written(trajectories[number].written)
+                scores[number] = {
+                    "teacher": name,
+                    "support_ids_WK": support.ids_TK[mask_T],
+                    "support_logprobs_WK": support.logprobs_TK[mask_T],
+                }
+        return scores
+
+    def token_loss(self, logits_NV: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
+        """Reverse KL of each written token on its teacher's support."""
+        terms = loss.token_loss(logits_NV, tokens.extras["support_ids"], tokens.extras["support_logprobs"])
+        domain_N = tokens.extras["domain"]
+        per_domain_D = torch.zeros(len(self._domains), device=domain_N.device)
+        bins_N = (terms.coverage_N.clamp(0, 1) * COVERAGE_BINS).long().clamp(max=COVERAGE_BINS - 1)
+        return terms.loss_N, {
+            "coverage_histogram": torch.bincount(bins_N, minlength=COVERAGE_BINS),
+            "coverage": per_domain_D.index_add(0, domain_N, terms.coverage_N),
+            "tokens": torch.bincount(domain_N, minlength=len(self._domains)),
+            "loss": per_domain_D.index_add(0, domain_N, (tokens.weight_N * terms.loss_N).detach()),
+        }
+
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """The step's metrics.
+
+        Raises:
+            UserError: coverage fell below the spec's alarm, and the spec says stop.
+        """
+        metrics = {**self._metrics, **coverage_metrics(sums["coverage_histogram"], sums["coverage"].sum())}
+        for place, domain in enumerate(self._domains):
+            tokens = sums["tokens"][place].item()
+            if tokens:
+                metrics[f"kl.{domain}"] = sums["loss"][place].item() * self._active  # undoes the mean over active domains
+                metrics[f"coverage_mean.{domain}"] = sums["coverage"][place].item() / tokens
+        if self.settings.alarms.coverage_p05 is not None:
+            sound_alarm(self.settings.alarms.coverage_p05, metrics["coverage_p05"])
+        return metrics
+
+    def result(self) -> dict[str, Any]:
+        """What distillation saw; `tokens` is what the control run of SFT is given as well."""
+        return {"steps": self.steps, **self._batches.totals(self.steps)}
+
+
+def distill_documents(samples: Sequence[LedgerSample], domains: Sequence[str]) -> list[Document]:
+    """One document per sample, weighted by sample and domain over the whole batch."""
+    weights = sample_domain_weights([sample.num_written for sample in samples], [sample.domain for sample in samples])
+    documents = []
+    for sample, weight in zip(samples, weights, strict=True):
+        assert sample.support_ids_WK is not None and sample.support_logprobs_WK is not None
+        mask_T = predicts_written(sample.written)
+        extras = {
+            "support_ids": spread_over_written(sample.support_ids_WK, mask_T),
+            "support_logprobs": spread_over_written(sample.support_logprobs_WK, mask_T),
+            "domain": torch.full((len(mask_T),), domains.index(sample.domain)),
+        }
+        documents.append(Document(ids=sample.ids, written=sample.written, weight_T=mask_T * weight, extras=extras))
+    return documents
+
+
+def coverage_metrics(histogram: Tensor, total: Tensor) -> dict[str, float]:
+    """Mean and 5 % quantile of coverage over all trained tokens; 1 where there are none."""
+    count = histogram.sum().item()
+    if not count:
+        return {"coverage_mean": 1.0, "coverage_p05": 1.0}
+    cumulative = histogram.double().cumsum(0)
+    wanted = 0.05 * count
+    place = int((cumulative < wanted).sum())
+    before = cumulative[place - 1].item() if place else 0.0
+    within = (wanted - before) / histogram[place].item()  # as if a bin's tokens were spread evenly over it
+    return {"coverage_mean": total.item() / count, "coverage_p05": (place + within) / COVERAGE_BINS}
+
+
+def sound_alarm(alarm: CoverageAlarm, coverage_p05: float) -> None:
+    """Speak up where coverage is low.
+
+    Raises:
+        UserError: the alarm's action is to stop.
+    """
+    if coverage_p05 >= alarm.below:
+        return
+    message = (
+        f"the student puts {coverage_p05:.3f} or less of its mass on the teacher's support at one token in twenty "
+        f"(alarm below {alarm.below:g}): the loss no longer sees what it does elsewhere"
+    )
+    if alarm.action == "stop":
+        raise UserError(
+            message,
+            exit_code=ExitCode.FAILED,
+            fix="start the teachers from the student's SFT checkpoint, raise `support.top_k`, or lower the learning rate",
+        )
+    logger.warning(message)
+
+
+def run(context: JobContext) -> None:
+    """Run distillation."""
+    settings = context.setting("stage", Distill)
+    routing: dict[str, str] = dict(context.job.settings["routing"])
+    domains = {name: context.setting_of("domains", name, Domain) for name in sorted(routing)}
+    actors = Actors(context, domains, settings.sampling, settings.sequence_tokens)
+    teachers = {}
+    for name in sorted(set(routing.values())):
+        folder = context.input_folder(f"teacher.{name}")
+        require_same_tokenizer(actors.tokenizer, load_tokenizer_folder(folder), f"teacher `{name}`")
+        teachers[name] = actors.open_scorer(folder)
+    train(context, settings, DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, routing))

@@ -1,0 +1,256 @@
+"""What the on-policy stages share: actors that play a rank's episodes, decks of prompts, and the ledger in between.
+
+A rollout batch is a function of the job's seed, its index and the policy's weights. It is played once: ranks play and score their
+shares, the first rank publishes them in the ledger, and every rank reads the whole batch back. A resumed run finds it there.
+
+Shapes: T tokens of one sample, W tokens it wrote.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...specs.diagnostics import ExitCode, UserError
+from ...specs.model import Domain, Engines, Model, Precision, Sampling
+from ..data.batch import Document, PackedBatch
+from ..data.packing import bins, pack
+from ..data.renderer import Renderer
+from ..data.tokenizers import load_tokenizer
+from ..engines.protocol import Engine, SamplingSettings
+from ..engines.registry import open_engine
+from ..jobs import JobContext
+from ..ledger import Ledger, LedgerSample
+from ..rollouts import RolloutRequest, Trajectory, collect
+from ..worlds.protocol import Task, WorldError
+from ..worlds.registry import make_world
+
+if TYPE_CHECKING:
+    from ..trainer.trainer import PolymathTrainer
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed of 31 bits for one purpose."""
+    return int(hashlib.sha256(":".join(map(str, parts)).encode()).hexdigest()[:8], 16) >> 1
+
+
+class PromptDeck:
+    """A domain's training tasks, shuffled anew for every pass through them."""
+
+    def __init__(self, tasks: Sequence[Task], seed: int) -> None:
+        self.tasks = tasks
+        self._seed = seed
+
+    def draw(self, index: int, count: int) -> list[Task]:
+        """The tasks of rollout batch `index` (from 0), if every batch draws `count`."""
+        return [self._at(place) for place in range(index * count, (index + 1) * count)]
+
+    def _at(self, place: int) -> Task:
+        passes, offset = divmod(place, len(self.tasks))
+        order = list(range(len(self.tasks)))
+        random.Random(derived_seed(self._seed, passes)).shuffle(order)
+        return self.tasks[order[offset]]
+
+
+class Actors:
+    """The policy's engine, the worlds it acts in and the renderers between them."""
+
+    def __init__(self, context: JobContext, domains: Mapping[str, Domain], sampling: Sampling, sequence_tokens: int) -> None:
+        """Start an engine on the job's start weights and draw the training tasks of every domain.
+
+        Raises:
+            UserError: a domain cannot be acted in, has too few tasks, or allows episodes longer than a row.
+        """
+        start = context.input_folder("model")
+        self.tokenizer = load_tokenizer(context.setting("model", Model), start)
+        self.dtype = context.setting("precision", Precision).compute
+        self.engines = context.setting("engines", Engines)
+        self.engine = open_engine(self.engines.rollout, start, self.tokenizer, dtype=self.dtype)
+        self.domains = domains
+        self.worlds = {name: _world(name, domain) for name, domain in domains.items()}
+        self.renderers = {name: Renderer(self.tokenizer, world.tools) for name, world in self.worlds.items()}
+        self.decks: dict[str, PromptDeck] = {}
+        self._sampling = SamplingSettings(temperature=sampling.temperature, top_p=sampling.top_p)
+        for name, domain in domains.items():
+            assert domain.prompts is not None and domain.limits is not None
+            if domain.limits.context_tokens > sequence_tokens:
+                raise UserError(
+                    f"domain `{name}` allows episodes of {domain.limits.context_tokens} tokens, a row holds {sequence_tokens}",
+                    exit_code=ExitCode.SPEC,
+                    fix="raise the stage's `sequence_tokens` or lower `limits.context_tokens`",
+                )
+            seed = derived_seed(context.plan.seed, name, "train")  # of the run: every stage draws from the same training tasks
+            try:
+                tasks = self.worlds[name].tasks("train", domain.prompts.train, seed)
+            except WorldError as error:
+                raise UserError(f"domain `{name}`: {error}", exit_code=ExitCode.SPEC) from error
+            self.decks[name] = PromptDeck(tasks, derived_seed(context.job.seed, name))
+
+    def requests(self, name: str, index: int, prompts: int, samples: int, first_group: int) -> list[RolloutRequest]:
+        """`samples` episodes of each of `prompts` tasks of a domain, for rollout batch `index`."""
+        domain = self.domains[name]
+        assert domain.limits is not None
+        return [
+            RolloutRequest(domain=name, task=task, limits=domain.limits, reward=domain.reward, group=first_group + number)
+            for number, task in enumerate(self.decks[name].draw(index, prompts))
+            for _ in range(samples)
+        ]
+
+    def play(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
+        """Play them with the engine's current weights."""
+        return collect(self.engine, self.renderers, self.worlds, requests, self._sampling, seed)
+
+    def open_scorer(self, folder: Any) -> Engine:
+        """An engine that scores for a teacher or a reference."""
+        return open_engine(self.engines.scorer, folder, self.tokenizer, dtype=self.dtype)
+
+
+def _world(name: str, domain: Domain) -> Any:
+    if domain.world is None or domain.prompts is None or domain.limits is None:
+        raise UserError(
+            f"domain `{name}` cannot be acted in: it lacks `world`, `prompts` or `limits`",
+            exit_code=ExitCode.SPEC,
+            fix=f"add them under domains.{name}",
+        )
+    return make_world(domain.world, domain.settings)
+
+
+Score = Callable[[Sequence[Trajectory]], list[dict[str, Any]]]
+
+
+class OnPolicyBatches:
+    """The rollout batches of a job: played and published once, then read."""
+
+    def __init__(self, context: JobContext, actors: Actors) -> None:
+        self.ledger = Ledger(context.folder / "batches")
+        self.actors = actors
+        self._context = context
+        self._trainer: PolymathTrainer | None = None
+        self._last: tuple[int, list[LedgerSample]] | None = None
+        self._seen: dict[int, Counter[str]] = {}
+
+    def attach(self, trainer: "PolymathTrainer") -> None:
+        """Take the policy's weights from this trainer."""
+        self._trainer = trainer
+
+    def batch(
+        self, index: int, *, version: int, oldest_version: int, requests: Sequence[RolloutRequest], score: Score
+    ) -> list[LedgerSample]:
+        """The samples of rollout batch `index`, in the order of `requests`. Collective.
+
+        Args:
+            version: optimizer steps that the policy has taken.
+            oldest_version: what it had taken when the batch was due.
+            requests: of all ranks; whole groups stay on one rank.
+            score: what a rank adds to its own trajectories, as fields of `LedgerSample`.
+        """
+        if self._last is None or self._last[0] != index:
+            if not self.ledger.exists(index):
+                self._roll_out(index, version, requests, score)
+            samples = self.ledger.read(index)
+            self._check(index, samples, oldest_version, version)
+            self._last = (index, samples)
+            self._seen[index] = totals(samples)
+        return self._last[1]
+
+    def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
+        context = self._context
+        assert self._trainer is not None
+        self.actors.engine.load_weights(self._trainer.full_weights(), policy_version=version)
+        own = [number for number, request in enumerate(requests) if request.group % context.world_size == context.rank]
+        trajectories = self.actors.play([requests[number] for number in own], derived_seed(context.job.seed, index, context.rank))
+        scores = score(trajectories)
+        samples = [_sample(number, trajectory, extra) for number, trajectory, extra in zip(own, trajectories, scores, strict=True)]
+        self.ledger.write_part(index, context.rank, samples)
+        context.barrier()
+        if context.is_first_rank:
+            self.ledger.publish(index, context.world_size)
+        context.barrier()
+
+    def _check(self, index: int, samples: Sequence[LedgerSample], oldest: int, newest: int) -> None:
+        strangers = {sample.policy_version for sample in samples} - set(range(oldest, newest + 1))
+        if strangers:
+            raise UserError(
+                f"{self.ledger.path(index)} was rolled out by policy version {min(strangers)}, and {newest} is training",
+                exit_code=ExitCode.STALE,
+                fix=f"delete {self.ledger.path(index)} and launch again: the batch is rolled out anew",
+            )
+
+    def totals(self, num_batches: int) -> Counter[str]:
+        """Counts over all batches of the job, those before a resume included."""
+        return sum((self._seen.get(index) or totals(self.ledger.read(index)) for index in range(num_batches)), Counter())
+
+    def pack(self, documents: Sequence[Document], sequence_tokens: int) -> PackedBatch:
+        """Rows for every rank: padded with rows of weight 0 to a multiple of data-parallel degree times micro-batch."""
+        assert self._trainer is not None
+        multiple = self._trainer.data_parallel_size * self._trainer.config.training.local_batch_size
+        needed = len(bins([len(document.ids) for document in documents], sequence_tokens))
+        return pack(documents, sequence_tokens, rows=-(-needed // multiple) * multiple)
+
+
+def _sample(number: int, trajectory: Trajectory, scores: Mapping[str, Any]) -> LedgerSample:
+    return LedgerSample(
+        number=number,
+        ids=trajectory.ids,
+        written=trajectory.written,
+        logprobs=trajectory.logprobs,
+        domain=trajectory.domain,
+        task_key=trajectory.task_key,
+        group=trajectory.group,
+        status=trajectory.status,
+        reward=trajectory.reward,
+        outcome=trajectory.outcome,
+        turns=trajectory.turns,
+        interruptions=trajectory.interruptions,
+        policy_version=trajectory.policy_version,
+        **scores,
+    )
+
+
+def predicts_written(written: Sequence[bool]) -> Tensor:
+    """bool [T-1]: position t predicts a token that the policy wrote."""
+    return torch.tensor(written[1:], dtype=torch.bool)
+
+
+def spread_over_written(values_W: Tensor, mask_T: Tensor) -> Tensor:
+    """Values of written tokens at the positions that predict them, zero elsewhere: [W, ...] to [T-1, ...]."""
+    spread = values_W.new_zeros((len(mask_T), *values_W.shape[1:]))
+    spread[mask_T] = values_W
+    return spread
+
+
+def totals(samples: Sequence[LedgerSample]) -> Counter[str]:
+    """What a batch adds to the job's result."""
+    return Counter(
+        episodes=len(samples),
+        tokens=sum(len(sample.ids) for sample in samples),
+        trained_tokens=sum(sample.num_written for sample in samples),
+        truncated=sum(sample.status == "TRUNCATED" for sample in samples),
+        interruptions=sum(sample.interruptions for sample in samples),
+    )
+
+
+def rollout_metrics(samples: Sequence[LedgerSample]) -> dict[str, float]:
+    """What a step's line says of the rollouts it learns from."""
+    count = len(samples)
+    metrics = {
+        "reward_mean": sum(sample.reward for sample in samples) / count,
+        "completed": sum(sample.status == "COMPLETED" for sample in samples) / count,
+        "truncated": sum(sample.status == "TRUNCATED" for sample in samples) / count,
+        "interruptions": float(sum(sample.interruptions for sample in samples)),
+        "rollout_tokens": float(sum(len(sample.ids) for sample in samples)),
+        "written_tokens": float(sum(sample.num_written for sample in samples)),
+    }
+    for domain, own in by_domain(samples):
+        metrics[f"outcome_mean.{domain}"] = sum(sample.outcome for sample in own) / len(own)
+    return metrics
+
+
+def by_domain(samples: Sequence[LedgerSample]) -> Iterator[tuple[str, list[LedgerSample]]]:
+    """The samples of each domain, domains in order."""
+    for domain in sorted({sample.domain for sample in samples}):
+        yield domain, [sample for sample in samples if sample.domain == domain]

@@ -1,0 +1,188 @@
+"""Promises of the embedded engine, on a random two-layer mixture of experts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from polymath.runtime.engines.protocol import Generation, SamplingSettings
+from polymath.runtime.engines.transformers_engine import TransformersEngine, count_parameters
+from polymath.specs.diagnostics import UserError
+from safetensors.torch import save_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+VOCABULARY, PAD, STOP = 48, 0, 4
+INVALID = (0, 1, 2)
+PLAIN = SamplingSettings(temperature=1.0, top_p=1.0)
+PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 10, 11, 12], [20], [30, 31, 32, 33, 34]]
+
+
+def _save_model(folder: Path, seed: int) -> Qwen3MoeForCausalLM:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=32,
+                max_position_embeddings=128,
+                initializer_range=0.3,
+                norm_topk_prob=True,
+                tie_word_embeddings=False,
+            )
+        ).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    _save_model(folder, seed=0)
+    return folder
+
+
+@pytest.fixture
+def engine(folder: Path) -> TransformersEngine:
+    return _engine(folder)
+
+
+def _engine(folder: Path) -> TransformersEngine:
+    return TransformersEngine(folder, tokenizer_digest="digest", pad_id=PAD, invalid_ids=INVALID)
+
+
+def _forward(folder: Path, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities [T, V] by one plain forward pass of one sequence."""
+    with torch.no_grad():
+        return Qwen3MoeForCausalLM.from_pretrained(folder).eval()(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+def _generate(engine: TransformersEngine, *, seed: int = 3, sampling: SamplingSettings = PLAIN) -> list[Generation]:
+    return engine.generate(PROMPTS, limits=[12] * len(PROMPTS), sampling=sampling, stop_ids=[STOP], seed=seed)
+
+
+def test_recorded_logprobs_equal_a_plain_forward_whatever_the_padding(folder: Path, engine: TransformersEngine) -> None:
+    for prompt, generation in zip(PROMPTS, _generate(engine), strict=True):
+        logprobs_TV = _forward(folder, [*prompt, *generation.ids])
+        for position, (one, logprob) in enumerate(zip(generation.ids, generation.logprobs, strict=True), start=len(prompt) - 1):
+            assert logprob == pytest.approx(logprobs_TV[position, one].item(), abs=1e-5)
+
+
+def test_recorded_logprobs_ignore_temperature_and_truncation(folder: Path, engine: TransformersEngine) -> None:
+    for sampling in (SamplingSettings(temperature=0.5, top_p=0.7), SamplingSettings(temperature=0.0, top_p=1.0)):
+        generation = _generate(engine, sampling=sampling)[1]
+        logprobs_TV = _forward(folder, [*PROMPTS[1], *generation.ids])
+        assert generation.logprobs[0] == pytest.approx(logprobs_TV[len(PROMPTS[1]) - 1, generation.ids[0]].item(), abs=1e-5)
+
+
+def test_greedy_generation_does_not_depend_on_the_other_rows(engine: TransformersEngine) -> None:
+    greedy = SamplingSettings(temperature=0.0, top_p=1.0)
+    together = _generate(engine, sampling=greedy)
+    for prompt, generation in zip(PROMPTS, together, strict=True):
+        (alone,) = engine.generate([prompt], limits=[12], sampling=greedy, stop_ids=[STOP], seed=0)
+        assert alone.ids == generation.ids
+
+
+def test_a_generation_ends_at_its_own_limit_or_with_the_stop_token(engine: TransformersEngine) -> None:
+    limits = [1, 9, 3, 30]
+    stopped = 0
+    for seed in range(5):
+        generations = engine.generate(PROMPTS, limits=limits, sampling=PLAIN, stop_ids=[STOP], seed=seed)
+        for generation, limit in zip(generations, limits, strict=True):
+            assert len(generation.ids) == len(generation.logprobs) <= limit
+            assert generation.stopped == (generation.ids[-1] == STOP)
+            assert STOP not in generation.ids[:-1]
+            assert generation.stopped or len(generation.ids) == limit
+            stopped += generation.stopped
+    assert stopped, "no row stopped, so the test proves little"
+
+
+def test_the_seed_decides_and_the_callers_random_numbers_are_left_alone(engine: TransformersEngine) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = _generate(engine, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+    assert _generate(engine, seed=5) == first
+    assert _generate(engine, seed=6) != first
+
+
+def test_samples_follow_the_policy(folder: Path, engine: TransformersEngine) -> None:
+    count = 4000
+    prompt = [5, 6, 7]
+    generations = engine.generate([prompt] * count, limits=[1] * count, sampling=PLAIN, stop_ids=[STOP], seed=1)
+    frequency_V = torch.bincount(torch.tensor([one.ids[0] for one in generations]), minlength=VOCABULARY) / count
+    assert (frequency_V - _forward(folder, prompt)[-1].exp()).abs().max() < 0.04  # five standard errors at p = 0.5
+
+
+def test_top_k_scores_are_the_most_likely_valid_tokens_of_a_plain_forward(folder: Path, engine: TransformersEngine) -> None:
+    for sequence, top in zip(PROMPTS[:2], engine.score_top_k(PROMPTS[:2], 6), strict=True):
+        logprobs_TV = _forward(folder, sequence)[:-1]
+        logprobs_TV[:, list(INVALID)] = -torch.inf
+        expected = logprobs_TV.topk(6, dim=-1)
+        assert torch.equal(top.ids_TK, expected.indices)
+        assert torch.allclose(top.logprobs_TK, expected.values, atol=1e-5)
+
+
+def test_a_support_of_all_valid_tokens_is_allowed_and_one_more_is_refused(engine: TransformersEngine) -> None:
+    (top,) = engine.score_top_k([[5, 6]], VOCABULARY - len(INVALID))
+    assert set(top.ids_TK[0].tolist()) == set(range(VOCABULARY)) - set(INVALID)
+    with pytest.raises(UserError, match="only 45 of the 48 ids") as caught:
+        engine.score_top_k([[5, 6]], VOCABULARY - len(INVALID) + 1)
+    assert caught.value.exit_code == 3
+
+
+def test_token_scores_do_not_depend_on_how_they_are_batched(
+    folder: Path, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = [*PROMPTS[:2], [7, 7, 7, 7], [40, 41]]
+    whole = engine.score_tokens(sequences)
+    for sequence, scores in zip(sequences, whole, strict=True):
+        expected = _forward(folder, sequence)[:-1].gather(1, torch.tensor(sequence[1:])[:, None]).squeeze(1)
+        assert torch.allclose(scores, expected, atol=1e-5)
+    monkeypatch.setattr("polymath.runtime.engines.transformers_engine.SCORE_TOKENS", 8)
+    monkeypatch.setattr("polymath.runtime.engines.transformers_engine.LOGIT_BUDGET", 3 * VOCABULARY)
+    for scores, again in zip(whole, engine.score_tokens(sequences), strict=True):
+        assert torch.allclose(scores, again, atol=1e-5)
+
+
+def test_loaded_weights_answer_and_carry_their_version(folder: Path, engine: TransformersEngine, tmp_path: Path) -> None:
+    other = _save_model(tmp_path, seed=9)
+    assert engine.identity().policy_version == 0
+    engine.load_weights(other.state_dict(), policy_version=7)
+    assert engine.identity().policy_version == 7
+    assert torch.equal(engine.score_tokens([PROMPTS[1]])[0], _engine(tmp_path).score_tokens([PROMPTS[1]])[0])
+
+
+def test_weights_that_do_not_fit_replace_nothing(engine: TransformersEngine, tmp_path: Path) -> None:
+    before = engine.score_tokens([PROMPTS[1]])[0]
+    weights = dict(_save_model(tmp_path, seed=9).state_dict())
+    weights.pop("model.layers.1.mlp.experts.down_proj")
+    with pytest.raises(ValueError, match=r"missing \['model.layers.1.mlp.experts.down_proj'\]"):
+        engine.load_weights(weights, policy_version=7)
+    assert engine.policy_version == 0
+    assert torch.equal(engine.score_tokens([PROMPTS[1]])[0], before)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(UserError, match="safetensors") as caught:
+        _engine(tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_a_model_too_large_to_embed_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": torch.zeros(30, 40)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_moe"}))
+    assert count_parameters(tmp_path) == 1200
+    monkeypatch.setattr("polymath.runtime.engines.transformers_engine.LARGEST_PARAMETERS", 1000)
+    with pytest.raises(UserError, match="embedded engine") as caught:
+        _engine(tmp_path)
+    assert caught.value.exit_code == 5
