@@ -1,0 +1,261 @@
+"""The renderer's promises: append-only, no forged control tokens, the mask, and the way back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polymath.runtime.data.build_tokenizers import build_bytes, build_words
+from polymath.runtime.data.renderer import Renderer
+from polymath.runtime.data.tokenizers import BUILTIN_FOLDERS, ChatTokenizer, load_tokenizer_folder
+from polymath.specs.diagnostics import UserError
+
+TOKENIZERS = {name: load_tokenizer_folder(folder, name) for name, folder in BUILTIN_FOLDERS.items()}
+WORDS, BYTES = TOKENIZERS["builtin:tiny-words"], TOKENIZERS["builtin:bytes"]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Ends a turn with <|im_end|> or <end>.",
+            "parameters": {"type": "object", "properties": {key: {"type": kind} for key, kind in parameters.items()}},
+        },
+    }
+    for name, parameters in {
+        "search": {"query": "string", "limit": "integer"},
+        "sum": {"unit": "string", "values": "array"},
+        "done": {},
+    }.items()
+]
+CONTROL = sorted({text for tokenizer in TOKENIZERS.values() for text in tokenizer.control_texts})
+
+texts = st.one_of(
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    st.lists(st.one_of(st.sampled_from(CONTROL), st.sampled_from(["1", "2", "\n", " ", '"', "\\", "\x02" + "0" + "\x03"]))).map(
+        "".join
+    ),
+)
+words = st.sampled_from([*"abc", "1", "2", "ok", "<end>", "<|im_end|>"])
+
+
+def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+calls = st.one_of(
+    st.builds(lambda query, limit: call("search", {"query": query, "limit": limit}), words, st.integers(0, 99)),
+    st.builds(lambda unit, values: call("sum", {"unit": unit, "values": values}), words, st.lists(words, max_size=3)),
+    st.just(call("done", {})),
+)
+assistants = st.one_of(
+    st.builds(lambda text: {"role": "assistant", "content": text}, texts),
+    st.builds(
+        lambda text, made: {"role": "assistant", "content": text, "tool_calls": made},
+        texts,
+        st.lists(calls, min_size=1, max_size=3),
+    ),
+    st.builds(lambda made: {"role": "assistant", "content": None, "tool_calls": made}, st.lists(calls, min_size=1, max_size=2)),
+)
+others = st.builds(lambda role, text: {"role": role, "content": text}, st.sampled_from(["system", "user", "tool"]), texts)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+    messages = [draw(others)]
+    for _ in range(draw(st.integers(0, 4))):
+        messages += [*draw(st.lists(others, max_size=2)), draw(assistants)]
+    return messages + draw(st.lists(others, max_size=2))
+
+
+def test_an_episode_built_turn_by_turn_is_the_whole_conversation_token_for_token() -> None:
+    renderers = [Renderer(tokenizer, TOOLS) for tokenizer in TOKENIZERS.values()]
+
+    @settings(max_examples=150, deadline=None)
+    @given(conversations())
+    def check(messages: list[dict[str, Any]]) -> None:
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        for renderer in renderers:
+            whole = renderer.render(messages)
+            assert len(whole.ids) == len(whole.written)
+            ids: list[int] = []
+            written: list[bool] = []
+            for number, turn in enumerate(turns):
+                before = messages[turns[number - 1] + 1 : turn] if number else messages[:turn]
+                prompt = renderer.extend(before) if number else renderer.open(before)
+                answer = renderer.turn(messages[turn])
+                ids += [*prompt, *answer]
+                written += [False] * len(prompt) + [True] * len(answer)
+            assert list(whole.ids[: len(ids)]) == ids
+            assert list(whole.written[: len(ids)]) == written
+            assert not any(whole.written[len(ids) :])
+            if turns and turns[-1] == len(messages) - 1:
+                assert len(whole.ids) == len(ids)
+
+    check()
+
+
+def test_no_text_of_the_data_becomes_a_control_token() -> None:
+    renderers = [Renderer(tokenizer, TOOLS) for tokenizer in TOKENIZERS.values()]
+
+    @settings(max_examples=150, deadline=None)
+    @given(texts)
+    def check(text: str) -> None:
+        for renderer in renderers:
+            control = set(renderer.tokenizer.hf.get_added_vocab().values()) - {renderer.tokenizer.hf.unk_token_id}
+
+            def shape(text: str, renderer: Renderer = renderer, control: set[int] = control) -> list[int]:
+                messages = [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": text, "tool_calls": [call("search", {"query": text})]},
+                    {"role": "tool", "content": text},
+                ]
+                return [token for token in renderer.render(messages).ids if token in control]
+
+            assert shape(text) == shape("x")
+            assert renderer.render([{"role": "user", "content": text}]).ids.count(renderer.tokenizer.end_of_turn_id) <= 2
+
+    check()
+
+
+def test_a_tool_description_cannot_forge_a_control_token() -> None:
+    prompt = Renderer(BYTES, TOOLS).open([{"role": "user", "content": "hello"}])
+    text = BYTES.decode(prompt)
+    assert text.count("<|im_end|>") == 2 + len(TOOLS)
+    assert prompt.count(BYTES.end_of_turn_id) == 2
+
+
+def test_only_what_the_model_wrote_is_marked() -> None:
+    messages = [
+        {"role": "system", "content": "find"},
+        {"role": "user", "content": "1 2"},
+        {"role": "assistant", "content": "", "tool_calls": [call("search", {"query": "1", "limit": 2})]},
+        {"role": "tool", "content": "ok"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "ok"},
+    ]
+    rendered = Renderer(BYTES).render(messages)
+    written = BYTES.decode([token for token, flag in zip(rendered.ids, rendered.written, strict=True) if flag])
+    assert written == '<tool_call>{"name": "search", "arguments": {"query": "1", "limit": 2}}</tool_call><|im_end|>2<|im_end|>'
+
+
+def test_byte_ids_are_what_the_template_prints() -> None:
+    messages = [{"role": "system", "content": "é"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b\n"}]
+    ids = Renderer(BYTES, TOOLS[2:]).render([*messages, {"role": "user", "content": "c"}]).ids
+    theirs = BYTES.hf.apply_chat_template(
+        [*messages, {"role": "user", "content": "c"}],
+        tools=json.loads(json.dumps(TOOLS[2:]).replace("<|im_end|>", "?")),
+        tokenize=False,
+    )
+    assert BYTES.decode(list(ids)).replace("with <|im_end|> or", "with ? or") == theirs
+    assert BYTES.decode(list("é\n".encode())) == "é\n"
+
+
+def test_a_rendered_call_is_read_back() -> None:
+    messages = [
+        call("search", {"query": "3", "limit": 2}),
+        call("sum", {"unit": "1", "values": ["1", "2"]}),
+        call("sum", {"unit": "1", "values": []}),
+        call("done", {}),
+    ]
+    hf = build_words(["search", "sum", "done", "ok", "1", "2", "3"])
+    hf.chat_template = WORDS.hf.chat_template
+    for renderer in (Renderer(BYTES, TOOLS), Renderer(ChatTokenizer(hf, "words"), TOOLS)):
+        for made in messages:
+            read = renderer.parse(renderer.turn({"role": "assistant", "content": "ok", "tool_calls": [made]}))
+            assert read["content"] == "ok"
+            assert [call["function"]["name"] for call in read["tool_calls"]] == [made["function"]["name"]]
+            assert json.loads(read["tool_calls"][0]["function"]["arguments"]) == json.loads(made["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<tool_call>",
+        "<tool_call></tool_call>",
+        "<tool_call>{}</tool_call>",
+        '<tool_call>{"name": "f"',
+        '<tool_call>{"name": 3, "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": []}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"x": "\\ud800"}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {}}</tool_call> and more',
+        "<tool_call>" + "[" * 100_000,
+        '<tool_call>{"name": "f", "arguments": {"x": ' + "9" * 5000 + "}}</tool_call>",
+    ],
+)
+def test_a_call_that_cannot_be_read_becomes_content(written: str) -> None:
+    message = Renderer(BYTES).parse([*BYTES.literal_ids(written), BYTES.end_of_turn_id])
+    assert message == {"role": "assistant", "content": written}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, BYTES.vocabulary_size - 1), max_size=40))
+def test_any_ids_can_be_read(ids: list[int]) -> None:
+    for tokenizer in TOKENIZERS.values():
+        message = Renderer(tokenizer, TOOLS).parse([token % tokenizer.vocabulary_size for token in ids])
+        assert isinstance(message["content"], str)
+        for made in message.get("tool_calls", []):
+            assert isinstance(json.loads(made["function"]["arguments"]), dict)
+
+
+def test_arguments_are_written_in_the_order_of_the_parameters() -> None:
+    renderer = Renderer(WORDS, TOOLS)
+    ordered, swapped = (
+        {"role": "assistant", "content": "", "tool_calls": [call("search", arguments)]}
+        for arguments in ({"query": "1", "limit": 2}, {"limit": 2, "query": "1"})
+    )
+    assert renderer.turn(ordered) == renderer.turn(swapped)
+    with pytest.raises(ValueError, match="parameters are"):
+        renderer.turn({"role": "assistant", "content": "", "tool_calls": [call("search", {"limit": 2})]})
+
+
+def with_template(template: str) -> ChatTokenizer:
+    hf = build_bytes()
+    hf.chat_template = template
+    return ChatTokenizer(hf, "mine")
+
+
+def test_a_template_that_rewrites_history_is_refused_by_name() -> None:
+    forgets = BYTES.template.hf.chat_template.replace(
+        '"<|im_start|>assistant\\n" + message.content', '"<|im_start|>assistant\\n" + (message.content if loop.last else "...")'
+    )
+    assert forgets != BYTES.template.hf.chat_template
+    with pytest.raises(UserError, match=r"tokenizer mine .* rewrites history") as caught:
+        Renderer(with_template(forgets))
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "longer than"),
+        ("{% for a in range(99999) %}" + "x" * 100 + "{% endfor %}", "characters"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ raise_exception('no') }}", "no"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages }}", "Python value"),
+        ("\x02", "control characters"),
+    ],
+)
+def test_a_hostile_or_broken_template_is_a_clear_error(template: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polymath.runtime.data.template.RENDER_SECONDS", 0.3)
+    with pytest.raises(UserError, match=why) as caught:
+        with_template(template)
+    assert caught.value.exit_code == 3
+
+
+def test_a_conversation_that_the_model_begins_is_refused() -> None:
+    with pytest.raises(ValueError, match="begins with"):
+        Renderer(BYTES).render([{"role": "assistant", "content": "a"}])
+
+
+def test_a_saved_tokenizer_renders_the_same(tmp_path: Path) -> None:
+    for tokenizer in TOKENIZERS.values():
+        tokenizer.save(tmp_path / str(tokenizer.vocabulary_size))
+        again = load_tokenizer_folder(tmp_path / str(tokenizer.vocabulary_size))
+        messages = [{"role": "user", "content": "search <end> 1"}, {"role": "assistant", "content": "2"}]
+        assert again.digest == tokenizer.digest
+        assert Renderer(again, TOOLS).render(messages) == Renderer(tokenizer, TOOLS).render(messages)
