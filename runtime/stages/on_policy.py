@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import Domain, Engines, Model, Precision, Sampling
+from ...specs.model import Domain, Engines, Precision, Sampling
 from ..data.batch import Document, PackedBatch
 from ..data.packing import bins, pack
 from ..data.renderer import Renderer
-from ..data.tokenizers import load_tokenizer
+from ..data.tokenizers import load_tokenizer_folder
 from ..engines.protocol import Engine, SamplingSettings
 from ..engines.registry import open_engine
 from ..jobs import JobContext
@@ -66,7 +66,7 @@ class Actors:
             UserError: a domain cannot be acted in, has too few tasks, or allows episodes longer than a row.
         """
         start = context.input_folder("model")
-        self.tokenizer = load_tokenizer(context.setting("model", Model), start)
+        self.tokenizer = load_tokenizer_folder(start)
         self.dtype = context.setting("precision", Precision).compute
         self.engines = context.setting("engines", Engines)
         self.engine = open_engine(self.engines.rollout, start, self.tokenizer, dtype=self.dtype)
@@ -188,8 +188,8 @@ class OnPolicyBatches:
         """Rows for every rank: padded with rows of weight 0 to a multiple of data-parallel degree times micro-batch."""
         assert self._trainer is not None
         multiple = self._trainer.data_parallel_size * self._trainer.config.training.local_batch_size
-        needed = len(bins([len(document.ids) for document in documents], sequence_tokens))
-        return pack(documents, sequence_tokens, rows=-(-needed // multiple) * multiple)
+        needed = len(bins([len(document.ids) - 1 for document in documents], sequence_tokens))
+        return pack(documents, sequence_tokens, rows=-(-needed // multiple) * multiple, pad_id=self.actors.tokenizer.pad_id)
 
 
 def _sample(number: int, trajectory: Trajectory, scores: Mapping[str, Any]) -> LedgerSample:

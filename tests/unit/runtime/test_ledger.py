@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from polymath.runtime.ledger import MANIFEST, Ledger, LedgerSample
 from polymath.specs.diagnostics import UserError
 

@@ -1,7 +1,6 @@
 """Promises of the composed reward."""
 
 import pytest
-
 from polymath.runtime.rewards import compose_reward
 from polymath.runtime.worlds.protocol import Message, Step
 from polymath.specs.model import Efficiency, Repetition, Reward

@@ -1,0 +1,184 @@
+"""Promises of rollouts: statuses, limits, append-only tokens, retries. A scripted engine plays in real and in broken worlds."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from polymath.runtime.data.renderer import Renderer
+from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.engines.protocol import EngineInterrupted, Generation, SamplingSettings
+from polymath.runtime.rollouts import RolloutRequest, Trajectory, collect
+from polymath.runtime.worlds.protocol import Task, World
+from polymath.runtime.worlds.registry import make_world
+from polymath.specs.diagnostics import UserError
+from polymath.specs.model import Limits, Model, Reward
+
+TOKENIZER = load_tokenizer(Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words"))
+ROOMY = Limits(turns=6, response_tokens=12, context_tokens=128)
+PLAIN = SamplingSettings(temperature=1.0, top_p=1.0)
+
+
+class OracleEngine:
+    """Writes what the world's oracle would, found by the prompt it is shown; token i of a turn gets log-probability -i."""
+
+    policy_version = 5
+
+    def __init__(self, worlds: dict[str, World], renderers: dict[str, Renderer], tasks: Sequence[tuple[str, Task]]) -> None:
+        self.batches: list[int] = []
+        self._next: dict[tuple[int, ...], list[int]] = {}
+        for name, task in tasks:
+            renderer, episode = renderers[name], worlds[name].start(task)
+            solver = worlds[name].demonstrator(task, seed=0, habit_rate=0.0, slip_rate=0.0)
+            ids, observations = renderer.open(episode.opening()), []
+            while not episode.done:
+                turn = renderer.turn(solver.next(observations))
+                self._next[tuple(ids)] = turn
+                observations = episode.act(renderer.parse(turn))
+                ids = ids + turn + ([] if episode.done else renderer.extend(observations))
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, limits: Sequence[int], **_: Any) -> list[Generation]:
+        self.batches.append(len(prompts))
+        generations = []
+        for prompt, limit in zip(prompts, limits, strict=True):
+            turn = self._next[tuple(prompt)]
+            ids = tuple(turn[:limit])
+            generations.append(Generation(ids=ids, logprobs=tuple(-float(i) for i in range(len(ids))), stopped=len(turn) <= limit))
+        return generations
+
+
+def _setup(*names: str, count: int = 2) -> tuple[OracleEngine, dict[str, Renderer], dict[str, World], list[tuple[str, Task]]]:
+    worlds = {name: make_world(name, {}) for name in names}
+    renderers = {name: Renderer(TOKENIZER, world.tools) for name, world in worlds.items()}
+    tasks = [(name, task) for name, world in worlds.items() for task in world.tasks("train", count, 0)]
+    return OracleEngine(worlds, renderers, tasks), renderers, worlds, tasks
+
+
+def _requests(tasks: Sequence[tuple[str, Task]], limits: Limits = ROOMY) -> list[RolloutRequest]:
+    reward = Reward(outcome=1.0, format=0.1)
+    return [RolloutRequest(domain=name, task=task, limits=limits, reward=reward, group=i) for i, (name, task) in enumerate(tasks)]
+
+
+def _play_search(limits: Limits) -> tuple[Trajectory, Trajectory, list[list[int]]]:
+    """The first search task under limits and without, and the oracle's turns."""
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    (full,) = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    (cut,) = collect(engine, renderers, worlds, _requests(tasks, limits), PLAIN, seed=0)
+    assert full.status == "COMPLETED"
+    assert cut.ids == full.ids[: len(cut.ids)] and cut.written == full.written[: len(cut.ids)]
+    turns: list[list[int]] = []
+    for position, written in enumerate(full.written):
+        if written and not full.written[position - 1]:
+            turns.append([])
+        if written:
+            turns[-1].append(full.ids[position])
+    return cut, full, turns
+
+
+def test_the_oracle_completes_every_episode_in_lockstep_and_in_order() -> None:
+    engine, renderers, worlds, tasks = _setup("search", "instructions", "tools")
+    trajectories = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    assert [(one.domain, one.task_key, one.group) for one in trajectories] == [(n, t.key, i) for i, (n, t) in enumerate(tasks)]
+    for one in trajectories:
+        assert (one.status, one.outcome, one.reward, one.interruptions) == ("COMPLETED", 1.0, pytest.approx(1.1), 0)
+        assert one.policy_version == 5
+    assert engine.batches[0] == 6 and engine.batches == sorted(engine.batches, reverse=True)
+    assert len(engine.batches) == max(one.turns for one in trajectories)
+
+
+def test_tokens_are_the_rendering_of_the_conversation_and_logprobs_stand_at_written_ones() -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    (trajectory,) = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    episode = worlds["search"].start(tasks[0][1])
+    messages = episode.opening()
+    solver, observations = worlds["search"].demonstrator(tasks[0][1], seed=0, habit_rate=0, slip_rate=0), []
+    while not episode.done:
+        messages.append(solver.next(observations))
+        observations = episode.act(messages[-1])
+        messages += observations
+    rendered = renderers["search"].render(messages)
+    assert (trajectory.ids, trajectory.written) == (rendered.ids, rendered.written)
+    assert len(trajectory.logprobs) == len(trajectory.ids)
+    assert all(logprob == 0 for logprob, written in zip(trajectory.logprobs, trajectory.written, strict=True) if not written)
+    assert sum(trajectory.logprobs) < 0
+
+
+def test_the_turn_limit_keeps_the_prefix_without_the_observation() -> None:
+    cut, _, turns = _play_search(Limits(turns=2, response_tokens=12, context_tokens=128))
+    assert (cut.status, cut.turns, cut.outcome) == ("TRUNCATED", 2, 0.0)
+    assert sum(cut.written) == len(turns[0]) + len(turns[1]) and cut.written[-1]
+
+
+def test_the_response_limit_keeps_the_written_part_without_an_end_of_turn() -> None:
+    cut, _, turns = _play_search(Limits(turns=6, response_tokens=4, context_tokens=128))
+    assert (cut.status, cut.turns) == ("TRUNCATED", 1)
+    assert list(cut.ids[-4:]) == turns[0][:4] and cut.ids[-1] != TOKENIZER.end_of_turn_id
+    assert cut.reward == 0.0  # a cut-off turn is not readable, and the episode never finished
+
+
+@pytest.mark.parametrize("context_tokens", range(8, 50))
+def test_no_episode_is_longer_than_its_context(context_tokens: int) -> None:
+    cut, full, _ = _play_search(Limits(turns=6, response_tokens=12, context_tokens=context_tokens))
+    assert len(cut.ids) <= context_tokens
+    assert cut.status == ("COMPLETED" if len(full.ids) <= context_tokens else "TRUNCATED")
+    assert cut.written[-1] or not any(cut.written)  # an observation that nothing could follow is not kept
+
+
+class BrokenWorld:
+    """A world whose calls fail a number of times."""
+
+    def __init__(self, world: World, failures: int, where: str) -> None:
+        self.tools, self.name = world.tools, world.name
+        self._world, self._failures, self._where = world, failures, where
+
+    def start(self, task: Task) -> Any:
+        episode = self._world.start(task)
+        inner = getattr(episode, self._where)
+
+        class Broken:
+            def __getattr__(_, name: str) -> Any:
+                return self._breaking(inner) if name == self._where else getattr(episode, name)
+
+        return Broken()
+
+    def _breaking(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if self._failures:
+                self._failures -= 1
+                raise ConnectionError("the sandbox is gone")
+            return inner(*arguments)
+
+        return call
+
+
+@pytest.mark.parametrize("where", ["opening", "act", "outcome"])
+def test_an_interrupted_episode_is_played_again_and_counted(where: str) -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    (whole,) = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    worlds["search"] = BrokenWorld(worlds["search"], 2, where)  # type: ignore[assignment]
+    (trajectory,) = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    assert trajectory.interruptions == 2
+    assert (trajectory.status, trajectory.ids, trajectory.turns) == ("COMPLETED", whole.ids, whole.turns)
+
+
+@pytest.mark.parametrize("where", ["opening", "act"])
+def test_the_third_interruption_ends_the_run_naming_the_task_and_the_cause(where: str) -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    worlds["search"] = BrokenWorld(worlds["search"], 3, where)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="the sandbox is gone") as caught:
+        collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    assert caught.value.exit_code == 6 and tasks[0][1].key in str(caught.value)
+
+
+def test_an_interrupted_engine_is_asked_again() -> None:
+    engine, renderers, worlds, tasks = _setup("instructions")
+    generate, failures = engine.generate, [1]
+
+    def sometimes(*arguments: Any, **settings: Any) -> list[Generation]:
+        if failures:
+            failures.pop()
+            raise EngineInterrupted("no answer within 60 s")
+        return generate(*arguments, **settings)
+
+    engine.generate = sometimes  # type: ignore[method-assign]
+    trajectories = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    assert [(one.status, one.interruptions) for one in trajectories] == [("COMPLETED", 1)] * 2
