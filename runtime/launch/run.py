@@ -185,6 +185,8 @@ class _Launch:
 
 def _keep_plan(plan_folder: Path, run_dir: Path) -> None:
     """Copy the plan into the run, so that the run can be read and reported wherever it lies."""
+    if plan_folder.resolve() == (run_dir / PLAN_COPY).resolve():
+        return
     with published_folder(run_dir / PLAN_COPY) as staging:
         shutil.copytree(plan_folder / "jobs", staging / "jobs")
         for name in PLAN_FILES:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from html import escape
 
-
 VOID = ("br", "meta")  # elements that have no end
 
 

@@ -1,0 +1,131 @@
+"""synthesize: the worlds' solvers write demonstrations, which SFT jobs then read like any user's JSONL.
+
+For every domain and every source that synthesizes:
+  1. take the domain's training tasks, the same ones that rollouts draw from; no held-out task is ever demonstrated;
+  2. go through them in a shuffled order, again and again until there are enough demonstrations, each by a solver of its own seed;
+  3. write one line per demonstration to `trajectories/<domain>.<source>.jsonl`.
+Ranks write every n-th demonstration, and the first rank puts them back in order: the files do not depend on the number of ranks.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...specs.diagnostics import ExitCode, UserError
+from ...specs.model import Domain, TrajectorySource
+from ..files import published_folder, sync_folder
+from ..jobs import JobContext
+from ..worlds.demonstrations import demonstrate
+from ..worlds.protocol import Task, World, WorldError
+from ..worlds.registry import make_world
+from .on_policy import derived_seed
+
+PARTS = ".staging-parts"
+PROGRESS_EVERY = 200  # demonstrations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """One file to write."""
+
+    name: str
+    domain: str
+    source: TrajectorySource
+    world: World
+    tasks: list[Task]
+
+
+def run(context: JobContext) -> None:
+    """Write every demonstration of the spec."""
+    assignments = list(_assignments(context))
+    total = sum(one.source.synthesize or 0 for one in assignments)
+    parts = context.folder / PARTS
+    own = parts / str(context.rank)
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    done = 0
+    for one in assignments:
+        count = one.source.synthesize or 0
+        with (own / one.name).open("w", encoding="utf-8") as stream:
+            for number in range(context.rank, count, context.world_size):
+                record = _demonstration(context, one, number)
+                stream.write(json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
+                if number // context.world_size % PROGRESS_EVERY == 0:
+                    context.progress(done + number, total, "demonstrations")
+        done += count
+    context.barrier()
+    result: dict[str, Any] = {}
+    if context.is_first_rank:
+        with published_folder(context.folder / "trajectories") as staging:
+            for one in assignments:
+                merge([parts / str(rank) / one.name for rank in range(context.world_size)], staging / one.name)
+        shutil.rmtree(parts)
+        sync_folder(context.folder)
+        context.progress(total, total, "demonstrations")
+        result = {"demonstrations": _summary(context.folder / "trajectories", assignments)}
+    context.finish(result)
+
+
+def merge(parts: list[Path], destination: Path) -> None:
+    """Lines of the parts in turn: the first line of each, then the second of each, ..."""
+    streams = [part.open(encoding="utf-8") for part in parts]
+    try:
+        with destination.open("w", encoding="utf-8") as merged:
+            while lines := [line for stream in streams if (line := stream.readline())]:
+                merged.writelines(lines)
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def task_order(num_tasks: int, count: int, seed: int) -> list[int]:
+    """Places of the tasks of `count` demonstrations: every pass through the tasks is shuffled anew."""
+    order: list[int] = []
+    while len(order) < count:
+        one_pass = list(range(num_tasks))
+        random.Random(derived_seed(seed, len(order) // num_tasks)).shuffle(one_pass)
+        order += one_pass
+    return order[:count]
+
+
+def _assignments(context: JobContext) -> Iterator[Assignment]:
+    for name in sorted(context.job.settings["domains"]):
+        domain = context.setting_of("domains", name, Domain)
+        assert domain.world is not None
+        world = make_world(domain.world, domain.settings)
+        for source in domain.trajectories:
+            if source.synthesize is None:
+                continue
+            wanted = domain.prompts.train if domain.prompts else source.synthesize
+            try:
+                tasks = world.tasks("train", wanted, derived_seed(context.plan.seed, name, "train"))
+            except WorldError as error:
+                raise UserError(f"domain `{name}`: {error}", exit_code=ExitCode.SPEC) from error
+            order = task_order(len(tasks), source.synthesize, derived_seed(context.job.seed, name, source.name))
+            file = f"{name}.{source.name}.jsonl"
+            yield Assignment(name=file, domain=name, source=source, world=world, tasks=[tasks[place] for place in order])
+
+
+def _demonstration(context: JobContext, one: Assignment, number: int) -> dict[str, Any]:
+    return demonstrate(
+        one.world,
+        one.tasks[number],
+        seed=derived_seed(context.job.seed, one.domain, one.source.name, number),
+        habit_rate=one.source.habit_rate,
+        slip_rate=one.source.slip_rate,
+    )
+
+
+def _summary(folder: Path, assignments: list[Assignment]) -> dict[str, Any]:
+    """Per file: how many demonstrations, of how many tasks, and how many of them solved their task."""
+    summary: dict[str, Any] = {}
+    for one in assignments:
+        with (folder / one.name).open(encoding="utf-8") as stream:
+            solved = sum(json.loads(line)["outcome"] == 1.0 for line in stream)
+        tasks = len({task.key for task in one.tasks})
+        summary[one.name] = {"count": one.source.synthesize, "tasks": tasks, "solved": solved}
+    return summary
