@@ -38,8 +38,12 @@ class Compilation:
         new = [mistake for mistake in mistakes if mistake is not None and not self._echoes(mistake.path)]
         return replace(self, diagnostics=(*self.diagnostics, *(diagnose(mistake, self.spans) for mistake in new)))
 
+    def is_mistaken(self, path: Path) -> bool:
+        """Whether the form of something at or below a path is wrong, so that what was read there may be incomplete."""
+        return any(path == mistaken[: len(path)] for mistaken in self.mistaken)
+
     def _echoes(self, path: Path) -> bool:
-        return any(path == mistaken[: len(path)] or mistaken == path[: len(mistaken)] for mistaken in self.mistaken)
+        return self.is_mistaken(path) or any(mistaken == path[: len(mistaken)] for mistaken in self.mistaken)
 
 
 Pass = Callable[[Compilation], Compilation]

@@ -122,21 +122,25 @@ def launch(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Lock, compile and launch."""
     from ..compiler.driver import check_spec, compile_spec, lock_spec
+    from .launch.lock import is_running
     from .launch.run import launch_plan
 
     checked = check_spec(options.spec, options.set)
     assert checked.spec is not None
     run_dir = options.run_dir or checked.root / checked.spec.storage.runs / checked.spec.name
+    if is_running(run_dir):
+        raise UserError(f"{run_dir} is in use by another launch", exit_code=ExitCode.UNFIT, fix=f"see: polymath status {run_dir}")
     lock_spec(options.spec, options.set)
     compile_spec(options.spec, run_dir / "plan", options.set)
-    return launch_plan(run_dir / "plan", run_dir=options.run_dir, port=options.port)
+    return launch_plan(run_dir / "plan", run_dir=run_dir, port=options.port)
 
 
 def status(options: argparse.Namespace) -> int:
     """Say how far a run is."""
-    from .launch.run import print_status
+    from .launch.status import print_status
 
-    return print_status(options.folder)
+    print_status(options.folder, json=options.json)
+    return ExitCode.OK
 
 
 def report(options: argparse.Namespace) -> int:
@@ -202,7 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     running = verb("run", run, "lock, compile and launch")
     takes_spec(running)
     takes_run(running)
-    verb("status", status, "say how far a run is").add_argument("folder", type=Path, help="folder of a run or a plan")
+    asking = verb("status", status, "say how far a run is", json_output=True)
+    asking.add_argument("folder", type=Path, help="folder of a run or a plan")
     verb("schema", schema, "print the JSON Schema of specs")
     verb("report", report, "write the report of a run anew").add_argument("folder", type=Path, help="folder of a run")
     return parser

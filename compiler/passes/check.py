@@ -20,15 +20,15 @@ def check(compilation: Compilation) -> Compilation:
     return compilation.with_mistakes(
         *_check_model(spec.model, compilation.root),
         *(found for name, domain in spec.domains.items() for found in _check_domain(("domains", name), domain, compilation.root)),
-        *(found for stage in stages(spec) for found in _check_stage(stage, spec)),
-        *_check_evaluation(spec),
+        *(found for stage in stages(spec) for found in _check_stage(stage, spec, compilation)),
+        *_check_evaluation(spec, compilation),
     )
 
 
 def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
     shape, random = model.shape, model.checkpoint == "random"
     if random and shape is None:
-        yield mistake("E0304", ("model", "checkpoint"), "a random model needs a `shape`")
+        yield mistake("E0304", ("model", "shape"), "a random model needs a `shape`")
     if not random and shape is not None:
         yield mistake("E0304", ("model", "shape"), "the checkpoint decides the shape; remove this", at_key=True)
     if random and model.tokenizer == "from-checkpoint":
@@ -94,7 +94,7 @@ def _check_file(path: Path, url: str, root: FilePath) -> Iterator[Problem]:
         yield mistake("E0313", path, f"{url} is empty")
 
 
-def _check_stage(stage: Stage, spec: Spec) -> Iterator[Problem]:
+def _check_stage(stage: Stage, spec: Spec, compilation: Compilation) -> Iterator[Problem]:
     block, path = stage.block, stage.path
     known = [name for name in stage.domains if name in spec.domains]
     shape = spec.model.shape
@@ -105,13 +105,15 @@ def _check_stage(stage: Stage, spec: Spec) -> Iterator[Problem]:
         if (block.epochs is None) == (block.steps is None):
             yield mistake("E0301", path, "has neither" if block.epochs is None else "has both", at_key=True)
         for name in known:
+            if compilation.is_mistaken(("domains", name, "trajectories")):
+                continue
             if not any(source.name == block.trajectories for source in spec.domains[name].trajectories):
                 there = ", ".join(f"`{source.name}`" for source in spec.domains[name].trajectories) or "none"
                 detail = f"domain `{name}` has no trajectories named `{block.trajectories}`"
                 yield mistake("E0307", _domain_path(path, stage, name), detail, f"it has: {there}")
         return
     for name in known:
-        yield from _needs_acting(_domain_path(path, stage, name), name, spec.domains[name], stage.kind)
+        yield from _needs_acting(_domain_path(path, stage, name), name, stage.kind, compilation)
         limits = spec.domains[name].limits
         if limits is not None and block.sequence_tokens < limits.context_tokens:
             detail = f"{block.sequence_tokens} is less than `domains.{name}.limits.context_tokens`, {limits.context_tokens}"
@@ -126,18 +128,21 @@ def _domain_path(path: Path, stage: Stage, name: str) -> Path:
     return (*path, "domains", written.index(name)) if written else ("domains", name)
 
 
-def _needs_acting(path: Path, name: str, domain: Domain, what: str) -> Iterator[Problem]:
-    missing = [field for field in ACTING_NEEDS if getattr(domain, field) is None]
+def _needs_acting(path: Path, name: str, what: str, compilation: Compilation) -> Iterator[Problem]:
+    assert compilation.spec is not None
+    domain = compilation.spec.domains[name]
+    unset = [field for field in ACTING_NEEDS if getattr(domain, field) is None]
+    missing = [field for field in unset if not compilation.is_mistaken(("domains", name, field))]
     if missing:
         fields = ", ".join(f"`{field}`" for field in missing)
         yield mistake("E0308", path, f"`{what}` acts in domain `{name}`, which has no {fields}", at_key=True)
 
 
-def _check_evaluation(spec: Spec) -> Iterator[Problem]:
+def _check_evaluation(spec: Spec, compilation: Compilation) -> Iterator[Problem]:
     if spec.evaluate is None:
         return
     for name, domain in spec.domains.items():
-        yield from _needs_acting(("domains", name), name, domain, "evaluate")
+        yield from _needs_acting(("domains", name), name, "evaluate", compilation)
         if domain.prompts is not None and domain.prompts.heldout < spec.evaluate.episodes:
             detail = f"{domain.prompts.heldout} held-out tasks, but `evaluate.episodes` is {spec.evaluate.episodes}"
             yield mistake("E0315", ("domains", name, "prompts", "heldout"), detail)

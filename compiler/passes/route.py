@@ -24,21 +24,27 @@ def route(compilation: Compilation) -> Compilation:
                 detail = f"`{domain}` is routed to `{owners[domain]}` already"
                 mistakes.append(mistake("E0402", ("routing", number, "domains", position), detail))
             owners.setdefault(domain, rule.teacher)
-    if spec.student.distill is not None:
+    routing_is_whole = not compilation.is_mistaken(("routing",))
+    if spec.student.distill is not None and routing_is_whole:
         for domain in [domain for domain in spec.domains if domain not in owners]:
             detail = f"`student.distill` needs a teacher for `{domain}`"
             mistakes.append(mistake("E0401", ("domains", domain), detail, "add the domain to a rule of `routing`", at_key=True))
-    mistakes += _check_names(spec)
     order, lost = _order(spec)
-    mistakes += lost
+    if _has_all_teachers(compilation, spec):
+        mistakes += [*_check_names(spec), *lost]
     used = set(owners.values())
     for name in reversed(order):
         if name in used:
             used.add(spec.teachers[name].start)
-    for name in [name for name in order if name not in used]:
+    for name in [name for name in order if name not in used and routing_is_whole]:
         detail = f"`{name}` scores no domain, and no teacher that does starts from it"
         mistakes.append(mistake("E0403", ("teachers", name), detail, "route a domain to it, or remove it", at_key=True))
     return replace(compilation, owners=owners, order=order).with_mistakes(*mistakes)
+
+
+def _has_all_teachers(compilation: Compilation, spec: Spec) -> bool:
+    """Whether every teacher that is written could be read."""
+    return all(path[1] in spec.teachers for path in compilation.spans.keys if len(path) == 2 and path[0] == "teachers")
 
 
 def _order(spec: Spec) -> tuple[tuple[str, ...], list[Problem]]:
