@@ -80,7 +80,7 @@ def _read_json(tokenizer: ChatTokenizer, ids: Sequence[int]) -> dict[str, str] |
         call = json.loads(tokenizer.decode(body), parse_constant=_refuse_constant)
         name, arguments = call["name"], call.get("arguments", {})
         # A lone surrogate (half of an escaped pair) is a string that no file and no tokenizer takes.
-        text = json.dumps(arguments, ensure_ascii=False).encode().decode()
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode().decode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not isinstance(name, str) or not isinstance(arguments, dict) or not name.isprintable():

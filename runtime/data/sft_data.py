@@ -57,11 +57,10 @@ def read_documents(
         report = SourceReport(url=file.url)
         reports.append(report)
         for conversation in read_source(file.url, file.source, report):
-            tools = file.tools if conversation.tools is None else conversation.tools
-            key = canonical_json(list(tools))
-            if key not in renderers:
-                renderers[key] = Renderer(tokenizer, tools)
-            document = _document(conversation, renderers[key], sequence_tokens, report)
+            try:
+                document = _document(conversation, file, tokenizer, renderers, sequence_tokens, report)
+            except (ValueError, RecursionError) as error:
+                raise bad_row(file.url, conversation.row, str(error)) from error
             if document is not None:
                 documents.append(document)
         if file.sha256 not in (None, report.sha256):
@@ -79,11 +78,20 @@ def read_documents(
     return documents, reports
 
 
-def _document(conversation: Conversation, renderer: Renderer, sequence_tokens: int, report: SourceReport) -> Document | None:
-    try:
-        rendered = renderer.render(conversation.messages)
-    except ValueError as error:
-        raise bad_row(report.url, conversation.row, str(error)) from error
+def _document(
+    conversation: Conversation,
+    file: SourceFile,
+    tokenizer: ChatTokenizer,
+    renderers: dict[str, Renderer],
+    sequence_tokens: int,
+    report: SourceReport,
+) -> Document | None:
+    """The document of a row, counted in the report; None where nothing that the model wrote fits. Adds to `renderers`."""
+    tools = file.tools if conversation.tools is None else conversation.tools
+    key = canonical_json(list(tools))
+    if key not in renderers:
+        renderers[key] = Renderer(tokenizer, tools)
+    rendered = renderers[key].render(conversation.messages)
     ids, written = rendered.ids[: sequence_tokens + 1], rendered.written[: sequence_tokens + 1]
     targets = sum(written[1:])
     if not targets:

@@ -207,10 +207,11 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(arguments, (str, dict)):
         raise RowError(f"{where} ({function['name']}) has no `arguments`")
     try:
-        arguments = call_arguments(arguments)
+        text = json.dumps(call_arguments(arguments), ensure_ascii=False, allow_nan=False)
+        text.encode()  # refuses half a surrogate pair, which the outer JSON text could not show
     except (ValueError, RecursionError):
         raise RowError(f"{where} ({function['name']}) has `arguments` that are not a JSON object") from None
-    read = {"type": "function", "function": {"name": function["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}}
+    read = {"type": "function", "function": {"name": function["name"], "arguments": text}}
     return read | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
 
 

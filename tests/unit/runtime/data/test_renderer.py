@@ -179,6 +179,7 @@ def test_a_rendered_call_is_read_back() -> None:
         '<tool_call>{"name": 3, "arguments": {}}</tool_call>',
         '<tool_call>{"name": "f", "arguments": []}</tool_call>',
         '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>',
         '<tool_call>{"name": "f", "arguments": {"x": "\\ud800"}}</tool_call>',
         '<tool_call>{"name": "f", "arguments": {}}</tool_call> and more',
         "<tool_call>" + "[" * 100_000,

@@ -100,6 +100,17 @@ def test_a_call_that_the_tokenizer_cannot_write_names_its_row(tmp_path: Path) ->
         read_documents([SourceFile(url=str(tmp_path / "data.jsonl"), source=TrajectorySource(path="-"))], words, 32)
 
 
+@pytest.mark.parametrize("tools", ['[{"name": 1e999}]', '[{"name": ' + "[" * 900 + "]" * 900 + "}]"])
+def test_tools_that_cannot_be_rendered_name_their_row(tools: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": ' + tools + "}\n"
+    )
+    with pytest.raises(UserError, match="row 1: ") as caught:
+        read_documents([SourceFile(url=str(path), source=TrajectorySource(path="-"))], BYTES, 32)
+    assert caught.value.exit_code == 3
+
+
 @pytest.mark.real_data
 def test_real_airline_episodes_and_questions_become_batches() -> None:
     airline, questions = REAL_DATA / "tau_bench" / "gpt-4o-airline.jsonl", REAL_DATA / "gsm8k" / "train.jsonl"
