@@ -132,8 +132,8 @@ class GraphWorld(ABC):
         while len(found) < count:
             if fruitless == PATIENCE:
                 raise WorldError(
-                    f"world `{self.name}` has {len(found)} distinct {split} tasks at these settings, and {count} are asked for: "
-                    "ask for fewer, or enlarge its settings"
+                    f"world `{self.name}` has {len(found)} distinct {split} tasks at these settings, and {count} are asked for",
+                    fix="ask for fewer, or enlarge the world's settings",
                 )
             fruitless += 1
             payload = self.draw(rng)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from ...specs.diagnostics import ExitCode, UserError
+
 Message = dict[str, Any]
 Split = Literal["train", "heldout"]
 
@@ -91,5 +93,8 @@ class World(Protocol):
         ...
 
 
-class WorldError(Exception):
-    """A world cannot do what the spec asks. The message is for the user."""
+class WorldError(UserError):
+    """A world cannot do what the spec asks: a mistake in the spec (exit 3)."""
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message, exit_code=ExitCode.SPEC, fix=fix)

@@ -45,7 +45,12 @@ def make_world(name: str, settings: dict[str, Any]) -> World:
             raise UserError(f"settings of world `{name}`: {error}", exit_code=ExitCode.SPEC) from error
     brought = {point.name: point for point in entry_points(group=GROUP)}
     if name in brought:
-        return brought[name].load()(settings)
+        try:
+            build = brought[name].load()
+        except (ImportError, AttributeError) as error:
+            message = f"world `{name}` is installed as `{brought[name].value}`, which does not load: {error}"
+            raise UserError(message, exit_code=ExitCode.UNFIT, fix="mend or reinstall the package that brings it") from error
+        return build(settings)
     known = sorted({*CLASSES, *brought})
     close = difflib.get_close_matches(name, known, n=1)
     fix = f"did you mean `{close[0]}`?" if close else f"known worlds: {', '.join(known)}"

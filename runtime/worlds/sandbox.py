@@ -2,8 +2,8 @@
 
 What it isolates: no network, no home, none of the host's files but a read-only `/usr` and the Python installation, no environment
 variables, its own process table. Time, memory per process, processes, file sizes and output are limited, and everything is killed
-at the end. What it does not: it shares the host's kernel, so a hole in the kernel is a hole in it, and it may burn one processor for
-as long as its time allows.
+at the end. What it does not: it shares the host's kernel, so a hole in the kernel is a hole in it, and it may keep processors busy
+for as long as its time allows.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def require_sandbox(allow_unsandboxed: bool) -> None:
     raise UserError(
         f"programs that a model writes run inside bubblewrap (`bwrap`), and {found}",
         exit_code=ExitCode.UNFIT,
-        fix="install the package `bubblewrap`, set `language: steps`, or consent with `allow_unsandboxed: true` in the world's settings",
+        fix="install the package `bubblewrap`, or set `language: steps` or `allow_unsandboxed: true` in the world's settings",
     )
 
 
@@ -101,7 +101,7 @@ def _isolation() -> tuple[str, ...] | None:
     for way in ways:
         command = (bwrap, *way, *_view())
         user = FIRST_SPARE_UID if "--cap-add" in way else 0
-        if _run(command, "print('isolated')", 20.0, 256, user) == Ran(status="ok", output="isolated\n"):
+        if _run(command, "import json\nprint('isolated')", 20.0, 256, user) == Ran(status="ok", output="isolated\n"):
             return command
     return None
 
@@ -118,6 +118,9 @@ def _view() -> tuple[str, ...]:
             view += ["--ro-bind", name, name]
     installation = Path(sys.base_prefix).resolve()
     if not installation.is_relative_to("/usr"):
+        # Made on the way they would take the host's modes, and a folder such as /root would hide what lies below it.
+        for folder in [*reversed(installation.parents)][1:]:
+            view += ["--perms", "0755", "--dir", str(folder)]
         view += ["--ro-bind", str(installation), str(installation)]
     return (*view, "--dev", "/dev", "--size", str(SCRATCH_BYTES), "--perms", "1777", "--tmpfs", "/tmp", "--chdir", "/tmp", "--")
 
