@@ -1,0 +1,392 @@
+"""Promises of the on-policy stages, on a real model, real worlds and a real ledger; only the trainer is a stand-in."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from polymath.compiler.plan import Input, Job, Plan, Sources
+from polymath.runtime.data.batch import PackedBatch
+from polymath.runtime.data.packing import slice_rows
+from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.jobs import JobContext
+from polymath.runtime.stages.distill import DistillStage, coverage_metrics, sound_alarm
+from polymath.runtime.stages.grpo import GrpoStage
+from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches, PromptDeck
+from polymath.runtime.worlds.protocol import Task
+from polymath.specs.build import to_json
+from polymath.specs.diagnostics import UserError
+from polymath.specs.model import (
+    CoverageAlarm,
+    Distill,
+    DistillLoss,
+    Domain,
+    Engines,
+    ExpertPrecision,
+    GrpoPhase,
+    Limits,
+    Model,
+    Precision,
+    Prompts,
+    PromptsPerStep,
+    Reward,
+    Support,
+)
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+MODEL = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")
+TOKENIZER = load_tokenizer(MODEL)
+ROW = 64
+DOMAINS = {
+    name: Domain(
+        world=name,
+        prompts=Prompts(train=20, heldout=20),
+        limits=Limits(turns=2, response_tokens=6, context_tokens=48),
+        reward=Reward(outcome=1.0, format=0.5),
+    )
+    for name in ("science", "search")
+}
+DISTILL = Distill(
+    steps=3,
+    prompts_per_step=PromptsPerStep(per_domain=3),
+    loss=DistillLoss(support=Support(top_k=8)),
+    sequence_tokens=ROW,
+    learning_rate=1e-3,
+)
+GRPO = GrpoPhase(
+    method="grpo", domains=("science", "search"), steps=2, prompts=3, samples=4, updates=2, sequence_tokens=ROW, learning_rate=1e-3
+)
+
+
+def _save_model(folder: Path, seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = Qwen3MoeConfig(
+            vocab_size=TOKENIZER.vocabulary_size,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            head_dim=32,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+            max_position_embeddings=128,
+            initializer_range=0.2,
+            norm_topk_prob=True,
+            tie_word_embeddings=True,
+        )
+        Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    TOKENIZER.save(folder)
+
+
+class StubTrainer:
+    """Weights and a layout, and the loss as the trainer forms it."""
+
+    def __init__(self, folder: Path, data_parallel_size: int = 2, micro_batch: int = 2) -> None:
+        self.model = Qwen3MoeForCausalLM.from_pretrained(folder)
+        self.data_parallel_size = data_parallel_size
+        self.config = types.SimpleNamespace(training=types.SimpleNamespace(local_batch_size=micro_batch))
+        self.syncs = 0
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        self.syncs += 1
+        return self.model.state_dict()
+
+    def loss(self, stage: Any, batch: PackedBatch) -> tuple[float, dict[str, float]]:
+        """Accumulate gradients over all ranks' micro-batches; the loss, and the stage's metrics."""
+        self.model.zero_grad()
+        rows = self.config.training.local_batch_size
+        assert batch.tokens_BL.shape[0] % (rows * self.data_parallel_size) == 0
+        total, sums = 0.0, {}
+        for start in range(0, batch.tokens_BL.shape[0], rows):
+            micro = slice_rows(batch, start, start + rows)
+            logits_BLV = torch.stack([self._packed_logits(*row) for row in zip(micro.tokens_BL, micro.documents_BL, strict=True)])
+            trained_BL = micro.loss_weight_BL != 0
+            tokens = types.SimpleNamespace(
+                labels_N=micro.labels_BL[trained_BL],
+                weight_N=micro.loss_weight_BL[trained_BL],
+                extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
+            )
+            loss_N, extra_sums = stage.token_loss(logits_BLV[trained_BL], tokens)
+            loss = (loss_N * tokens.weight_N).sum()
+            loss.backward()
+            total += loss.item()
+            sums = {name: sums.get(name, 0) + value for name, value in extra_sums.items()}
+        return total, stage.summarize(sums)
+
+    def _packed_logits(self, tokens_L: torch.Tensor, documents_L: torch.Tensor) -> torch.Tensor:
+        lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
+        return torch.cat([self.model(part[None]).logits[0] for part in tokens_L.split(lengths)])
+
+    def gradient(self) -> torch.Tensor:
+        return torch.cat([one.grad.flatten() for one in self.model.parameters() if one.grad is not None])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    folders = {name: tmp_path_factory.mktemp(name) / "model" for name in ("student", "a", "b")}
+    for seed, folder in enumerate(folders.values()):
+        _save_model(folder, seed)
+    return folders
+
+
+def _context(run_dir: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> JobContext:
+    settings = {
+        "model": to_json(MODEL),
+        "precision": to_json(Precision(compute="float32", experts=ExpertPrecision(format="float32"))),
+        "engines": to_json(Engines()),
+    }
+    job = Job(
+        id="distill",
+        kind="distill",
+        needs=("sft",),
+        seed=3,
+        recipe_digest="0" * 64,
+        exact_digest="0" * 64,
+        roles={},
+        inputs={"model": Input(job="sft", output="model")},
+        settings=settings,
+    )
+    plan = Plan(name="t", seed=1, compiler="t", recipe_digest="", exact_digest="", jobs=(job,), processes=())
+    monkeypatch.setattr(JobContext, "input_folder", lambda _, name: models["student"])
+    sources = Sources(spec_folder="", runs="", urls={})
+    return JobContext(plan=plan, sources=sources, job=job, run_dir=run_dir, rank=0, world_size=world_size, barrier=lambda: None)
+
+
+@pytest.fixture
+def context(tmp_path: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> JobContext:
+    return _context(tmp_path, models, monkeypatch)
+
+
+def _distill(context: JobContext, models: Mapping[str, Path], trainer: StubTrainer) -> DistillStage:
+    actors = Actors(context, DOMAINS, DISTILL.sampling, ROW)
+    teachers = {name: actors.open_scorer(models[name]) for name in ("a", "b")}
+    stage = DistillStage(DISTILL, actors, OnPolicyBatches(context, actors), teachers, {"science": "a", "search": "b"})
+    stage.attach(trainer)  # type: ignore[arg-type]
+    return stage
+
+
+def _grpo(context: JobContext, trainer: StubTrainer, reference: bool = False, **changes: Any) -> GrpoStage:
+    settings = dataclasses.replace(GRPO, **changes)
+    actors = Actors(context, DOMAINS, settings.sampling, ROW)
+    scorer = actors.open_scorer(context.input_folder("model")) if reference else None
+    stage = GrpoStage(settings, actors, OnPolicyBatches(context, actors), scorer)
+    stage.attach(trainer)  # type: ignore[arg-type]
+    return stage
+
+
+def test_every_trajectory_is_scored_by_its_domains_teacher_alone(context: JobContext, models: Mapping[str, Path]) -> None:
+    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage.next_batch(1)
+    samples = stage._batches.ledger.read(0)
+    assert [sample.domain for sample in samples] == ["science"] * 3 + ["search"] * 3
+    for sample in samples:
+        assert sample.teacher == {"science": "a", "search": "b"}[sample.domain]
+        teacher = Qwen3MoeForCausalLM.from_pretrained(models[sample.teacher])
+        with torch.no_grad():
+            logprobs_TV = teacher(torch.tensor([sample.ids])).logits[0].log_softmax(-1)
+        logprobs_TV[:, sorted(TOKENIZER.invalid_ids)] = -torch.inf
+        expected_WK = logprobs_TV[:-1][torch.tensor(sample.written[1:])].topk(8, dim=-1).values
+        assert sample.support_logprobs_WK is not None and torch.allclose(sample.support_logprobs_WK, expected_WK, atol=1e-4)
+        assert sample.support_ids_WK is not None
+        assert TOKENIZER.invalid_ids.isdisjoint(sample.support_ids_WK.flatten().tolist())
+
+
+def test_the_distillation_loss_is_the_mean_over_samples_then_domains(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _distill(context, models, trainer)
+    value, metrics = trainer.loss(stage, stage.next_batch(1))
+    per_domain: dict[str, list[float]] = {"science": [], "search": []}
+    for sample in stage._batches.ledger.read(0):
+        with torch.no_grad():
+            logits_TV = trainer.model(torch.tensor([sample.ids])).logits[0, :-1][torch.tensor(sample.written[1:])]
+        log_p = logits_TV.gather(1, sample.support_ids_WK).log_softmax(-1)
+        log_q = sample.support_logprobs_WK.log_softmax(-1)
+        per_domain[sample.domain].append((log_p.exp() * (log_p - log_q)).sum(-1).mean().item())
+    means = {domain: sum(values) / len(values) for domain, values in per_domain.items()}
+    assert value == pytest.approx(sum(means.values()) / 2, rel=1e-4)
+    assert metrics["kl.science"] == pytest.approx(means["science"], rel=1e-4)
+    assert 0 < metrics["coverage_p05"] <= metrics["coverage_mean"] <= 1
+
+
+def test_value_and_gradient_do_not_depend_on_ranks_and_micro_batches(context: JobContext, models: Mapping[str, Path]) -> None:
+    results = []
+    for layout in ((1, 1), (2, 2), (4, 1)):
+        trainer = StubTrainer(models["student"], *layout)
+        stage = _distill(context, models, trainer)
+        results.append((trainer.loss(stage, stage.next_batch(1)), trainer.gradient()))
+        assert trainer.syncs == (1 if layout == (1, 1) else 0)  # later ones replay the ledger
+    for (value, metrics), gradient in results[1:]:
+        assert value == pytest.approx(results[0][0][0], rel=1e-5)
+        assert metrics == pytest.approx(results[0][0][1], rel=1e-4)
+        assert torch.allclose(gradient, results[0][1], atol=1e-6)
+
+
+def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _distill(context, {**models, "a": models["student"], "b": models["student"]}, trainer)
+    value, _ = trainer.loss(stage, stage.next_batch(1))
+    assert abs(value) < 1e-5
+    assert trainer.gradient().abs().max() < 1e-4
+
+
+def test_the_snapshot_that_acts_is_the_trainers_current_weights(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["a"])  # the engine was started on the student's
+    stage = _distill(context, models, trainer)
+    stage.next_batch(1)
+    for sample in stage._batches.ledger.read(0):
+        with torch.no_grad():
+            logprobs_TV = trainer.model(torch.tensor([sample.ids])).logits[0].log_softmax(-1)
+        for position, (logprob, written) in enumerate(zip(sample.logprobs, sample.written, strict=True)):
+            if written:
+                assert logprob == pytest.approx(logprobs_TV[position - 1, sample.ids[position]].item(), abs=1e-4)
+
+
+def test_a_resumed_run_replays_the_same_batch_without_rolling_out(context: JobContext, models: Mapping[str, Path]) -> None:
+    first = _distill(context, models, StubTrainer(models["student"])).next_batch(1)
+    trainer = StubTrainer(models["student"])
+    again = _distill(context, models, trainer).next_batch(1)
+    assert trainer.syncs == 0
+    assert torch.equal(first.tokens_BL, again.tokens_BL) and torch.equal(first.loss_weight_BL, again.loss_weight_BL)
+    assert all(torch.equal(first.extras[name], again.extras[name]) for name in first.extras)
+
+
+def test_the_ledger_holds_the_same_bytes_when_the_run_is_repeated(
+    tmp_path: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = []
+    for name in ("one", "two"):
+        context = _context(tmp_path / name, models, monkeypatch)
+        stage = _distill(context, models, StubTrainer(models["student"]))
+        stage.next_batch(1)
+        manifests.append((stage._batches.ledger.path(0) / "manifest.json").read_bytes())
+    assert manifests[0] == manifests[1]
+
+
+def test_a_batch_of_another_policy_is_refused(context: JobContext, models: Mapping[str, Path]) -> None:
+    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage.next_batch(1)
+    stage._batches.ledger.path(0).rename(stage._batches.ledger.path(1))
+    with pytest.raises(UserError, match="policy version 0, and 1 is training") as caught:
+        stage.next_batch(2)
+    assert caught.value.exit_code == 4
+
+
+def test_results_count_what_was_seen_before_a_resume(context: JobContext, models: Mapping[str, Path]) -> None:
+    stage = _distill(context, models, StubTrainer(models["student"]))
+    for step in (1, 2, 3):
+        stage.next_batch(step)
+    resumed = _distill(context, models, StubTrainer(models["student"]))
+    resumed.next_batch(3)
+    assert resumed.result() == stage.result()
+    assert stage.result()["episodes"] == 18
+    assert json.loads(json.dumps(stage.result())) == stage.result()
+
+
+def test_groups_stay_together_and_every_domain_gets_its_share(context: JobContext, models: Mapping[str, Path]) -> None:
+    stage = _grpo(context, StubTrainer(models["student"]))
+    requests = stage._requests(0)
+    assert len(requests) == 12
+    groups: dict[int, set[str]] = {}
+    for request in requests:
+        groups.setdefault(request.group, set()).add(request.task.key)
+    assert sorted(groups) == [0, 1, 2] and all(len(keys) == 1 for keys in groups.values())
+    assert [requests[group * 4].domain for group in range(3)] == ["science", "science", "search"]
+
+
+def _reward_by(stage: GrpoStage, reward: Any) -> None:
+    """Let the world's verdict be `reward(number)` for every sample of a batch."""
+    play = stage._actors.play
+
+    def played(*arguments: Any) -> list[Any]:
+        return [dataclasses.replace(one, reward=float(reward(number))) for number, one in enumerate(play(*arguments))]
+
+    stage._actors.play = played  # type: ignore[method-assign]
+
+
+def test_equal_rewards_give_a_defined_batch_that_moves_nothing(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer)
+    _reward_by(stage, lambda number: 1.0)
+    batch = stage.next_batch(1)
+    value, metrics = trainer.loss(stage, batch)
+    assert not batch.loss_weight_BL.any()
+    assert value == 0.0 and torch.count_nonzero(trainer.gradient()) == 0
+    assert metrics["no_op"] == 1.0 and metrics["groups_dropped"] == metrics["groups"] == 2.0
+
+
+def test_only_informative_groups_of_the_updates_share_are_trained(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer)
+    _reward_by(stage, lambda number: number % 2 if number < 8 else 1.0)  # groups 0 and 1 differ within, group 2 does not
+    batches = [stage.next_batch(step) for step in (1, 2)]
+    assert trainer.syncs == 1  # two updates, one batch
+    samples = stage._batches.ledger.read(0)
+    for batch, group in zip(batches, (0, 1), strict=True):  # groups 0 and 2 belong to the first update, 1 to the second
+        expected = sum(sample.num_written for sample in samples if sample.group == group)
+        assert int((batch.loss_weight_BL != 0).sum()) == expected
+        assert batch.loss_weight_BL.sum().item() == pytest.approx(1)
+    assert stage.steps == 4
+
+
+def test_on_policy_ratios_are_one_and_better_samples_become_likelier(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer, updates=1)
+    _reward_by(stage, lambda number: number % 4 == 0)
+    value, metrics = trainer.loss(stage, stage.next_batch(1))
+    assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-4) and metrics["logprob_gap"] < 1e-4
+    assert metrics["clip_fraction"] == 0.0
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-2 * parameter.grad
+    assert trainer.loss(stage, stage.next_batch(1))[0] < value
+
+
+def test_the_reference_is_the_start_and_its_kl_is_zero_there(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer, reference=True, reference_kl=0.1, updates=1)
+    _reward_by(stage, lambda number: number % 2)
+    batch = stage.next_batch(1)
+    assert "reference_logprobs" in batch.extras
+    _, metrics = trainer.loss(stage, batch)
+    assert metrics["reference_kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_episodes_longer_than_a_row_are_refused_at_the_start(context: JobContext) -> None:
+    with pytest.raises(UserError, match="48 tokens, a row holds 32") as caught:
+        Actors(context, DOMAINS, DISTILL.sampling, 32)
+    assert caught.value.exit_code == 3
+
+
+def test_a_deck_deals_every_task_once_a_pass_and_shuffles_anew() -> None:
+    tasks = [Task(world="w", key=str(number), payload={}) for number in range(7)]
+    deck = PromptDeck(tasks, seed=1)
+    dealt = [task.key for index in range(14) for task in deck.draw(index, 3)]
+    passes = [dealt[start : start + 7] for start in range(0, 42, 7)]
+    assert all(sorted(one) == [str(number) for number in range(7)] for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+    assert [task.key for task in PromptDeck(tasks, seed=1).draw(5, 3)] == dealt[15:18]
+
+
+def test_coverage_quantiles_come_from_the_histogram() -> None:
+    coverage_N = torch.cat([torch.full((5,), 0.3), torch.full((95,), 0.9)])
+    histogram = torch.bincount((coverage_N * 2000).long(), minlength=2000)
+    metrics = coverage_metrics(histogram, coverage_N.sum())
+    assert metrics["coverage_mean"] == pytest.approx(0.87, abs=1e-4)
+    assert metrics["coverage_p05"] == pytest.approx(0.3, abs=1e-3)
+    assert coverage_metrics(torch.zeros(2000), torch.tensor(0.0)) == {"coverage_mean": 1.0, "coverage_p05": 1.0}
+
+
+def test_the_coverage_alarm_warns_or_stops(caplog: pytest.LogCaptureFixture) -> None:
+    sound_alarm(CoverageAlarm(below=0.5, action="stop"), 0.5)
+    sound_alarm(CoverageAlarm(below=0.5, action="warn"), 0.4)
+    assert "0.400" in caplog.text
+    with pytest.raises(UserError, match="alarm below") as caught:
+        sound_alarm(CoverageAlarm(below=0.5, action="stop"), 0.4)
+    assert caught.value.exit_code == 6
