@@ -45,11 +45,7 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
         dataloader=NoDataLoader.Config(),
         loss=StageLoss.Config(),
         optimizer=OptimizersContainer.Config(
-            param_groups=[
-                ParamGroupConfig(
-                    pattern=".*", optimizer_name="AdamW", optimizer_kwargs={"lr": 0.0, "betas": (), "weight_decay": 0.0}
-                )
-            ],
+            param_groups=[ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=dict.fromkeys(ADAMW_SETTINGS))],
             implementation="foreach" if bootstrap.ON_CPU else "fused",
         ),
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=round(optimization.warmup * steps)),
