@@ -10,7 +10,7 @@ import math
 import operator
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -38,13 +38,13 @@ class Problem:
     at_key: bool = False
 
 
-def to_json(value: Any, *, only: Identity | None = None) -> Any:
-    """The plain data of a spec object, complete with defaults; `only` keeps the fields of one identity class."""
+def to_json(value: Any, *, only: Collection[Identity] | None = None) -> Any:
+    """The plain data of a spec object, complete with defaults; `only` keeps the fields of these identity classes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             yaml_name(field) if "spec" in field.metadata else field.name: to_json(getattr(value, field.name), only=only)
             for field in dataclasses.fields(value)
-            if only is None or "spec" not in field.metadata or field.metadata["spec"].identity is only
+            if only is None or "spec" not in field.metadata or field.metadata["spec"].identity in only
         }
     if isinstance(value, Mapping):
         return {key: to_json(item, only=only) for key, item in cast(Mapping[str, Any], value).items()}

@@ -4,7 +4,7 @@
 upstream and the seed. `exact_digest` adds what decides the last bit: mesh, torchtitan's settings and versions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,14 @@ from ..compilation import Compilation
 from ..plan import Job, Plan, compiler_version
 
 PINNED = {"torch": "2.13.0", "torchtitan": "0.3.0", "transformers": "5.19"}  # what the plan's settings were written for
-_BLOCKS = {"model": model.Model, "precision": model.Precision, "engines": model.Engines, "checkpoint": model.Checkpoint}
+NUMERICS = (Identity.NUMERICS,)
+EVERYTHING_BUT_LABELS = (Identity.NUMERICS, Identity.PLACEMENT)
+_BLOCKS: dict[str, type[Any]] = {
+    "model": model.Model,
+    "precision": model.Precision,
+    "engines": model.Engines,
+    "checkpoint": model.Checkpoint,
+}
 
 
 def emit(compilation: Compilation) -> Compilation:
@@ -44,7 +51,7 @@ def _recipe(job: Job, upstream: Mapping[str, Job]) -> dict[str, Any]:
     for name, one in job.inputs.items():
         content = upstream[one.job].recipe_digest if one.job is not None else one.digest
         inputs[name] = {"output": one.output, "content": content}
-    return {"kind": job.kind, "seed": job.seed, "settings": _numerics(_without_locations(job.settings)), "inputs": inputs}
+    return {"kind": job.kind, "seed": job.seed, "settings": _kept(job.settings, NUMERICS), "inputs": inputs}
 
 
 def _exact(job: Job, recipe: str, upstream: Mapping[str, Job]) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def _exact(job: Job, recipe: str, upstream: Mapping[str, Job]) -> dict[str, Any]
         "upstream": {need: upstream[need].exact_digest for need in job.needs},
         "roles": {name: to_json(role) for name, role in job.roles.items()},
         "titan": to_json(job.titan),
-        "settings": _without_locations(job.settings),
+        "settings": _kept(job.settings, EVERYTHING_BUT_LABELS),
         "versions": {**PINNED, "polymath": compiler_version()},
     }
 
@@ -73,23 +80,20 @@ def _without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _numerics(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without the fields that only say where, or what things are called."""
-    kept: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name == "domains":
-            kept[name] = {key: _filtered(model.Domain, domain) for key, domain in value.items()}
-        elif name == "stage":
-            kept[name] = _filtered(getattr(model, settings["stage_type"]), value)
-        elif name in _BLOCKS:
-            kept[name] = _filtered(_BLOCKS[name], value)
-        else:
-            kept[name] = value
+def _kept(settings: Mapping[str, Any], classes: Collection[Identity]) -> dict[str, Any]:
+    """The settings without locations and with only the fields of some identity classes."""
+    kept = _without_locations(settings)
+    for name, block in _BLOCKS.items():
+        kept[name] = _filtered(block, kept[name], classes)
+    if "domains" in kept:
+        kept["domains"] = {name: _filtered(model.Domain, domain, classes) for name, domain in kept["domains"].items()}
+    if "stage" in kept:
+        kept["stage"] = _filtered(getattr(model, kept["stage_type"]), kept["stage"], classes)
     return kept
 
 
-def _filtered(cls: type[Any], value: Any) -> Any:
-    return to_json(from_json(cls, value), only=Identity.NUMERICS)
+def _filtered(cls: type[Any], value: Any, classes: Collection[Identity]) -> Any:
+    return to_json(from_json(cls, value), only=classes)
 
 
 def _processes(jobs: Sequence[Job]) -> tuple[tuple[str, ...], ...]:

@@ -102,7 +102,7 @@ CASES = [
     ("more updates than prompts", [("prompts: 16, samples", "updates: 17, prompts: 16, samples")], ["E0316:51"]),
     ("a reserved name", [("  operator:\n", "  sft:\n"), ("teacher: operator", "teacher: sft")], ["E0406:48"]),
     ("an unknown model on the scoreboard", [("episodes: 200", "models: [studnt], episodes: 200")], ["E0407:63"]),
-    ("a control without distillation", [("episodes: 200", "continued_sft: true, episodes: 200")], []),
+    ("a control beside distillation is fine", [("episodes: 200", "continued_sft: true, episodes: 200")], []),
 ]
 
 

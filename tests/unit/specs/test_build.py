@@ -53,9 +53,9 @@ def test_true_is_not_the_version_one() -> None:
 
 
 def test_only_one_identity_class_can_be_kept() -> None:
-    checkpoint = to_json(model.Checkpoint(), only=Identity.NUMERICS)
+    checkpoint = to_json(model.Checkpoint(), only=(Identity.NUMERICS,))
     assert checkpoint == {}
-    assert "learning_rate" in to_json(from_json(model.GrpoPhase, GRPO), only=Identity.NUMERICS)
+    assert "learning_rate" in to_json(from_json(model.GrpoPhase, GRPO), only=(Identity.NUMERICS,))
 
 
 def test_a_user_error_crosses_processes_whole() -> None:
