@@ -36,43 +36,39 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
     """
     start_folder = context.input_folder("model")
     torch.manual_seed(context.job.seed)
-    precision = context.setting("precision", Precision)
-    config = PolymathTrainer.Config(
-        model_spec=model_spec(start_folder, experts_format=precision.experts.format),
-        hf_assets_path=str(start_folder),
-        dump_folder=str(context.folder),
-        tokenizer=NoTokenizer.Config(),
-        dataloader=NoDataLoader.Config(),
-        loss=StageLoss.Config(),
-        optimizer=OptimizersContainer.Config(
-            param_groups=[ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=dict.fromkeys(ADAMW_SETTINGS))],
-            implementation="foreach" if bootstrap.ON_CPU else "fused",
-        ),
-        lr_scheduler=LRSchedulersContainer.Config(warmup_steps=round(optimization.warmup * steps)),
-        metrics=StepMetrics.Config(
-            path=str(context.folder / "metrics.jsonl"),
-            log_freq=1,
-            enable_tensorboard=True,
-            save_tb_folder="tensorboard",
-            disable_color_printing=True,
-        ),
-        training=TrainingConfig(steps=steps, disable_cuda_graphs=True, gc_freq=1000),
-        parallelism=ParallelismConfig(),
-        checkpoint=PublishingCheckpointManager.Config(
-            enable=True,
-            folder="checkpoints",
-            initial_load_path=str(start_folder.resolve()),
-            initial_load_in_hf=True,
-            last_save_model_only=False,
-            recipe_digest=context.job.recipe_digest,
-        ),
-        activation_checkpoint=None,
-        comm=_communication(),
-        debug=DebugConfig(seed=context.job.seed, deterministic=True, enable_structured_logging=False),
-    )
+    config = base_config()
+    config.model_spec = model_spec(start_folder, experts_format=context.setting("precision", Precision).experts.format)
+    config.hf_assets_path = str(start_folder)
+    config.dump_folder = str(context.folder)
+    config.metrics.path = str(context.folder / "metrics.jsonl")
+    config.checkpoint.initial_load_path = str(start_folder.resolve())
+    config.checkpoint.recipe_digest = context.job.recipe_digest
+    config.training.steps = steps
+    config.lr_scheduler.warmup_steps = round(optimization.warmup * steps)
     apply_overrides(config, context.job.titan)
     assert config.training.steps == steps, f"the plan says {config.training.steps} steps, the stage {steps}"
     return config.build()
+
+
+def base_config() -> PolymathTrainer.Config:
+    """What is the same for every job; the plan's overrides set the rest."""
+    adamw = ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=dict.fromkeys(ADAMW_SETTINGS))
+    return PolymathTrainer.Config(
+        tokenizer=NoTokenizer.Config(),
+        dataloader=NoDataLoader.Config(),
+        loss=StageLoss.Config(),
+        optimizer=OptimizersContainer.Config(param_groups=[adamw], implementation="foreach" if bootstrap.ON_CPU else "fused"),
+        lr_scheduler=LRSchedulersContainer.Config(),
+        metrics=StepMetrics.Config(log_freq=1, enable_tensorboard=True, save_tb_folder="tensorboard", disable_color_printing=True),
+        training=TrainingConfig(disable_cuda_graphs=True, gc_freq=1000),
+        parallelism=ParallelismConfig(),
+        checkpoint=PublishingCheckpointManager.Config(
+            enable=True, folder="checkpoints", initial_load_in_hf=True, last_save_model_only=False
+        ),
+        activation_checkpoint=None,
+        comm=_communication(),
+        debug=DebugConfig(deterministic=True, enable_structured_logging=False),
+    )
 
 
 def publish_model(trainer: PolymathTrainer, context: JobContext) -> Path:
