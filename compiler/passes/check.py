@@ -47,7 +47,7 @@ def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
         path = local_path(url, root)
         if path is None:
             continue
-        if not path.is_dir():
+        if not _is_folder(path):
             yield mistake("E0312", ("model", field), f"there is no folder {url}", "paths are relative to the spec's folder")
         elif field == "checkpoint" and not any(path.glob("*.safetensors")):
             yield mistake("E0317", ("model", field), f"{url} holds no *.safetensors file")
@@ -87,11 +87,27 @@ def _check_file(path: Path, url: str, root: FilePath) -> Iterator[Problem]:
     file = local_path(url, root)
     if file is None:
         return
-    if not file.is_file():
+    size = _file_bytes(file)
+    if size is None:
         fix = f"it is sought at {file}; give its path relative to the spec's folder, or --set it"
         yield mistake("E0312", path, f"there is no file {url}", fix)
-    elif file.stat().st_size == 0:
+    elif size == 0:
         yield mistake("E0313", path, f"{url} is empty")
+
+
+def _file_bytes(path: FilePath) -> int | None:
+    """The size of a file; None where there is none, or it may not be looked at."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _is_folder(path: FilePath) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _check_stage(stage: Stage, spec: Spec, compilation: Compilation) -> Iterator[Problem]:

@@ -1,5 +1,7 @@
 """Every mistake of meaning: its code, its line, and exit code 3; and nothing is written."""
 
+import json
+import random
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,45 @@ def test_mistakes_of_meaning_are_shown_beside_those_of_form(folder: Path) -> Non
 def test_a_mistake_of_form_is_not_echoed(folder: Path) -> None:
     (folder / "my.yaml").write_text(GOOD.replace("    steps: 200\n", "    stepz: 200\n").replace("kv_heads: 2", "kv_heads: two"))
     assert found_in(folder / "my.yaml") == ["E0201:32", "E0202:12"]
+
+
+def test_no_mutilated_spec_ends_in_anything_but_diagnostics(folder: Path) -> None:
+    chance = random.Random(7)
+    pieces = [
+        b"",
+        b"- ",
+        b": ",
+        b"{",
+        b"]",
+        b"\n",
+        b"  ",
+        b"\t",
+        b"'",
+        b"&a ",
+        b"*a",
+        b"!x ",
+        b"\xff",
+        b"\x00",
+        b"~",
+        b"-1",
+        b"1e400",
+        b"? ",
+    ]
+    pieces.append(b"a" * 5000)
+    path = folder / "my.yaml"
+    for _ in range(300):
+        text = GOOD.encode()
+        for _ in range(chance.randint(1, 3)):
+            place = chance.randrange(len(text))
+            text = text[:place] + chance.choice(pieces) + text[place + chance.randint(0, 12) :]
+        path.write_bytes(text)
+        try:
+            check_spec(path)
+        except SpecInvalid as error:
+            assert error.diagnostics and error.render()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\x00b", "locked/data.jsonl"])
+def test_a_path_that_cannot_be_looked_at_is_a_missing_file(folder: Path, name: str) -> None:
+    (folder / "my.yaml").write_text(GOOD.replace(SEARCH_SFT, f"{{path: {json.dumps(name)}}}   #", 1))
+    assert found_in(folder / "my.yaml") == ["E0312:18"]
