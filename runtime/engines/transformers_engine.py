@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils.logging import disable_progress_bar
 
 from ...specs.diagnostics import ExitCode, UserError
 from .protocol import Capabilities, Generation, Identity, SamplingSettings, TopK
@@ -64,6 +65,7 @@ class TransformersEngine:
             )
         self._folder = folder
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        disable_progress_bar()  # transformers would draw one per engine and rank
         with torch.random.fork_rng(devices=[]):  # loading must not advance the caller's random numbers
             self._model: Any = AutoModelForCausalLM.from_pretrained(
                 folder,

@@ -64,6 +64,7 @@ class DistillStage:
         self._domains = tuple(actors.domains)
         self._metrics: dict[str, float] = {}
         self._active = 0
+        self._is_alarmed = False  # a warning is given when coverage falls, not at every step that it stays low
 
     def attach(self, trainer: "PolymathTrainer") -> None:
         """Take the student's weights from this trainer."""
@@ -119,14 +120,21 @@ class DistillStage:
         Raises:
             UserError: coverage fell below the spec's alarm, and the spec says stop.
         """
+        if not sums:
+            return self._metrics
         metrics = {**self._metrics, **coverage_metrics(sums["coverage_histogram"], sums["coverage"].sum())}
         for place, domain in enumerate(self._domains):
             tokens = sums["tokens"][place].item()
             if tokens:
                 metrics[f"kl.{domain}"] = sums["loss"][place].item() * self._active  # undoes the mean over active domains
                 metrics[f"coverage_mean.{domain}"] = sums["coverage"][place].item() / tokens
-        if self.settings.alarms.coverage_p05 is not None:
-            sound_alarm(self.settings.alarms.coverage_p05, metrics["coverage_p05"])
+        alarm = self.settings.alarms.coverage_p05
+        if alarm is not None:
+            is_low = metrics["coverage_p05"] < alarm.below
+            metrics["coverage_alarm"] = float(is_low)
+            if is_low and not self._is_alarmed:
+                sound_alarm(alarm, metrics["coverage_p05"])
+            self._is_alarmed = is_low
         return metrics
 
     def result(self) -> dict[str, Any]:
@@ -164,13 +172,11 @@ def coverage_metrics(histogram: Tensor, total: Tensor) -> dict[str, float]:
 
 
 def sound_alarm(alarm: CoverageAlarm, coverage_p05: float) -> None:
-    """Speak up where coverage is low.
+    """Say that coverage is low.
 
     Raises:
         UserError: the alarm's action is to stop.
     """
-    if coverage_p05 >= alarm.below:
-        return
     message = (
         f"the student puts {coverage_p05:.3f} or less of its mass on the teacher's support at one token in twenty "
         f"(alarm below {alarm.below:g}): the loss no longer sees what it does elsewhere"

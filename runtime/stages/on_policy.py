@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,7 @@ class PromptDeck:
     def __init__(self, tasks: Sequence[Task], seed: int) -> None:
         self.tasks = tasks
         self._seed = seed
+        self._order = lru_cache(2)(self._shuffled)
 
     def draw(self, index: int, count: int) -> list[Task]:
         """The tasks of rollout batch `index` (from 0), if every batch draws `count`."""
@@ -51,9 +53,13 @@ class PromptDeck:
 
     def _at(self, place: int) -> Task:
         passes, offset = divmod(place, len(self.tasks))
+        return self.tasks[self._order(passes)[offset]]
+
+    def _shuffled(self, passes: int) -> list[int]:
+        """The order of one pass (cached as `_order`; a batch touches at most a few)."""
         order = list(range(len(self.tasks)))
         random.Random(derived_seed(self._seed, passes)).shuffle(order)
-        return self.tasks[order[offset]]
+        return order
 
 
 class Actors:

@@ -183,7 +183,17 @@ class PolymathTrainer(Trainer):
         self.metrics_processor.ntokens_since_last_log += sum(micro.tokens_BL.numel() for micro in micros)
         self.metrics_processor.data_loading_times.append(0.0)
         self._sums = {}
+        if not batch.loss_weight_BL.any():
+            self._pass_over()
+            return
         super().train_step(iter([({"micro": micro}, micro.labels_BL) for micro in micros]))
+
+    def _pass_over(self) -> None:
+        """A step without anything to train moves no weight: AdamW would still follow its momentum and its decay."""
+        rates = self.lr_schedulers.get_metrics()
+        self.lr_schedulers.step()
+        if self.metrics_processor.should_log(self.step):
+            self.metrics_processor.log(self.step, 0.0, 0.0, 0.0, extra_metrics=rates)
 
     def post_dataloading_process(self, input_dict: dict[str, Any], labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Split a micro-batch into what the model sees and what the loss sees."""

@@ -21,6 +21,7 @@ from polymath.runtime.worlds.protocol import Task
 from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import (
+    Alarms,
     CoverageAlarm,
     Distill,
     DistillLoss,
@@ -384,9 +385,23 @@ def test_coverage_quantiles_come_from_the_histogram() -> None:
 
 
 def test_the_coverage_alarm_warns_or_stops(caplog: pytest.LogCaptureFixture) -> None:
-    sound_alarm(CoverageAlarm(below=0.5, action="stop"), 0.5)
     sound_alarm(CoverageAlarm(below=0.5, action="warn"), 0.4)
     assert "0.400" in caplog.text
     with pytest.raises(UserError, match="alarm below") as caught:
         sound_alarm(CoverageAlarm(below=0.5, action="stop"), 0.4)
     assert caught.value.exit_code == 6
+
+
+def test_the_alarm_is_sounded_when_coverage_falls_and_not_again_while_it_stays_low(
+    context: JobContext, models: Mapping[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage.settings = dataclasses.replace(DISTILL, alarms=Alarms(coverage_p05=CoverageAlarm(below=0.5)))
+
+    def summarize(coverage: float) -> float:
+        histogram = torch.zeros(2000).index_fill(0, torch.tensor(int(coverage * 2000)), 10.0)
+        sums = {"coverage_histogram": histogram, "coverage": torch.full((2,), 5 * coverage)}
+        return stage.summarize({**sums, "tokens": torch.full((2,), 5), "loss": torch.zeros(2)})["coverage_alarm"]
+
+    assert [summarize(coverage) for coverage in (0.9, 0.4, 0.3, 0.9, 0.2)] == [0, 1, 1, 0, 1]
+    assert caplog.text.count("alarm below") == 2
