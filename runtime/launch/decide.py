@@ -70,7 +70,7 @@ def _decide(job: Job, folder: Path) -> Decision:
         return Decision(job=job, state="resume", reason=f"starts again with the rollouts it kept (up to batch {batch})")
     if (folder / DONE).exists():
         return Decision(job=job, state="run", reason=f"runs again: {_why_not_done(folder)}")
-    if folder.exists():
+    if folder.exists() and any(folder.iterdir()):
         return Decision(job=job, state="run", reason="runs again: it was cut off before its first checkpoint")
     return Decision(job=job, state="run", reason="to run")
 

@@ -65,7 +65,8 @@ def job_seconds(run_dir: Path, until: datetime | None = None) -> dict[str, float
             current = (event["job"], event["time"])
         elif current and event["event"] in ("job_finished", "job_failed", "interrupted"):
             job, started = current
-            seconds[job] = seconds.get(job, 0.0) + (event["time"] - started).total_seconds()
+            taken = event.get("seconds", (event["time"] - started).total_seconds())
+            seconds[job] = seconds.get(job, 0.0) + taken
             current = None
         last = event["time"]
     if current and until and last:

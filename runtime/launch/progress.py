@@ -126,16 +126,13 @@ class BarView:
 
     def start(self, jobs: Sequence[Job]) -> None:
         self._rates = Rates()
-        for job in jobs:
-            if job.id not in self._tasks:
-                description = f"{job.id:<24}"
-                fields = {"text": "waiting", "speed": "", "taken": ""}
-                self._tasks[job.id] = self._progress.add_task(description, total=1, start=False, **fields)
 
     def update(self, job: Job, progress: JobProgress | None) -> None:
         now = time.monotonic()
         started = self._started.setdefault(job.id, now)
         fields = {"text": "starting", "speed": "", "taken": duration(now - started)}
+        if job.id not in self._tasks:
+            self._tasks[job.id] = self._progress.add_task(f"{job.id:<24}", total=1, **fields)
         if progress is None:
             self._progress.update(self._tasks[job.id], **fields)
             return
@@ -145,7 +142,7 @@ class BarView:
 
     def finish(self, job: Job, seconds: float) -> None:
         task = self._tasks[job.id]
-        total = self._progress.tasks[self._progress.task_ids.index(task)].total or 1
+        total = next(one.total for one in self._progress.tasks if one.id == task)
         self._progress.update(task, completed=total, speed="finished", taken=duration(seconds))
 
     def stop(self) -> None:

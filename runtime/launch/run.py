@@ -18,7 +18,7 @@ from pathlib import Path
 from ...compiler.plan import Job, Plan, read_plan, read_sources
 from ...specs.diagnostics import ExitCode, UserError
 from ..files import published_folder
-from ..jobs import STOP_REQUEST, is_done
+from ..jobs import DONE, STOP_REQUEST, is_done
 from ..report.facts import PLAN_COPY
 from .decide import Decision, decide, unfinished
 from .events import EventLog
@@ -121,8 +121,6 @@ class _Launch:
     def _run_group(self, number: int, jobs: tuple[Job, ...], reasons: dict[str, str]) -> tuple[Failure | None, Path]:
         log = self.run_dir / "logs" / f"process-{number}.log"
         clear_outcomes(self.run_dir, jobs)
-        for job in jobs:
-            (self.run_dir / "jobs" / job.folder).mkdir(parents=True, exist_ok=True)
         self.view.start(jobs)
         running = self.launcher.start(Group(plan_folder=self.plan_folder, run_dir=self.run_dir, jobs=jobs, log=log, port=self.port))
         try:
@@ -135,23 +133,25 @@ class _Launch:
     def _follow(self, running: Running, jobs: tuple[Job, ...], reasons: dict[str, str]) -> int:
         """Watch a group until its processes end; its exit status."""
         waiting = list(jobs)
-        started: float | None = None
+        started, announced = time.time(), False
         asked_to_stop = False
         while True:
             status = running.poll()
             while waiting:
-                job, now = waiting[0], time.monotonic()
-                if started is None:
-                    started = now
-                    self.events.write("job_started", job=job.id, reason=reasons[job.id])
+                job = waiting[0]
                 folder = self.run_dir / "jobs" / job.folder
+                if not announced:
+                    self.events.write("job_started", job=job.id, reason=reasons[job.id])
+                    announced = True
                 self.view.update(job, read_progress(folder))
                 if not is_done(folder, job):
                     break
-                self.events.write("job_finished", job=job.id, seconds=round(now - started, 3))
-                self.view.finish(job, now - started)
+                finished = (folder / DONE).stat().st_mtime  # not now: several short jobs may have ended since the last look
+                seconds = max(0.0, finished - started)
+                self.events.write("job_finished", job=job.id, seconds=round(seconds, 3))
+                self.view.finish(job, seconds)
                 waiting.pop(0)
-                started = None
+                started, announced = finished, False
             if status is not None:
                 return status
             if self.stops.count and not asked_to_stop:

@@ -69,8 +69,12 @@ def _header(facts: RunFacts, scoreboard: Mapping[str, Any]) -> Markup:
     finished = sum(one.finished for one in facts.jobs.values())
     total = sum(one.seconds or 0.0 for one in facts.jobs.values())
     mean, interval = scoreboard["mean_recovered_gain"], scoreboard["mean_recovered_gain_ci95"]
-    gain = "not known yet" if mean is None else f"{mean:.2f}"
-    spread = "" if interval is None else f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    if mean is not None:
+        gain, spread = f"{mean:.2f}", "" if interval is None else f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    elif scoreboard["complete"] and facts.routing:
+        gain, spread = "undefined", "a teacher gained nothing over SFT"
+    else:
+        gain, spread = "-", "not evaluated yet"
     means = scoreboard["means"]
     return tag(
         "header",
@@ -112,8 +116,9 @@ def _demonstrators(facts: RunFacts) -> Markup | None:
         tag(
             "p",
             "These demonstrations were written by a program that is wrong on purpose: on the harder tasks it follows a fixed wrong "
-            "habit at the rate below, and its actions slip at random. The gap between SFT and the teachers comes from there. SFT "
-            "is not handicapped otherwise; the row “SFT continued” shows what more of the same data gives.",
+            "habit at the rate below, and its actions slip at random. A perfect one would leave the teachers nothing to gain. SFT "
+            "is not handicapped otherwise.",
+            " The row “SFT continued” shows what more of the same data gives." if "sft_continued" in facts.jobs else "",
         ),
         tag("details", tag("summary", "Rates by domain"), _table(columns, rows)),
         class_="note",

@@ -1,0 +1,64 @@
+"""Demonstrations: the same files however many ranks write them, of training tasks only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from polymath.runtime.jobs import is_done
+from polymath.runtime.stages.synthesize import run, task_order
+from polymath.runtime.worlds.base import is_heldout
+from polymath.specs.diagnostics import UserError
+from polymath.specs.model import TrajectorySource
+from stage_contexts import MakeContext, job_of, tools_domain
+
+HABITUAL = TrajectorySource(name="default", synthesize=70, habit_rate=1.0)
+CLEAN = TrajectorySource(name="clean", synthesize=5)
+
+
+def synthesize(make_context: MakeContext, run_name: str, world_size: int, *sources: TrajectorySource) -> Path:
+    job = job_of("synthesize", "synthesize", {"domains": {"tools": tools_domain(*sources)}})
+    contexts = [make_context(job, run=run_name, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for context in reversed(contexts):  # without real barriers the first rank must come last
+        run(context)
+    assert is_done(contexts[0].folder, job)
+    return contexts[0].folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_files_do_not_depend_on_the_number_of_ranks(make_context: MakeContext) -> None:
+    alone, three = (synthesize(make_context, f"run{ranks}", ranks, HABITUAL, CLEAN) for ranks in (1, 3))
+    for name in ("tools.default.jsonl", "tools.clean.jsonl"):
+        assert (alone / "trajectories" / name).read_bytes() == (three / "trajectories" / name).read_bytes()
+    assert not list(three.glob(".staging-*"))
+
+
+def test_only_training_tasks_are_demonstrated_and_all_of_them_before_any_twice(make_context: MakeContext) -> None:
+    folder = synthesize(make_context, "run", 1, HABITUAL)
+    tasks = [(line["world"], line["task"]) for line in lines(folder / "trajectories" / "tools.default.jsonl")]
+    assert len(tasks) == 70 and len(set(tasks)) == 30
+    assert len(set(tasks[:30])) == len(set(tasks[30:60])) == 30
+    assert not any(is_heldout(*task) for task in tasks)
+
+
+def test_the_oracle_solves_what_the_habit_spoils(make_context: MakeContext) -> None:
+    folder = synthesize(make_context, "run", 1, HABITUAL, CLEAN)
+    found = json.loads((folder / "result.json").read_text())["demonstrations"]
+    assert found["tools.clean.jsonl"] == {"count": 5, "tasks": 5, "solved": 5}
+    assert 0 < found["tools.default.jsonl"]["solved"] < 70
+
+
+def test_a_world_with_too_few_tasks_says_so(make_context: MakeContext) -> None:
+    domain = {**tools_domain(CLEAN), "prompts": {"train": 10**6, "heldout": 10}}
+    with pytest.raises(UserError, match="domain `tools`") as caught:
+        run(make_context(job_of("synthesize", "synthesize", {"domains": {"tools": domain}})))
+    assert caught.value.exit_code == 3
+
+
+def test_every_pass_over_the_tasks_is_shuffled_anew() -> None:
+    order = task_order(10, 25, seed=3)
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10)) and order[:10] != order[10:20]
+    assert order == task_order(10, 25, seed=3) and order[:20] == task_order(10, 20, seed=3)
