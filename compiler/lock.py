@@ -120,14 +120,15 @@ def read_lock(path: Path) -> Lock | None:
 
 
 def locked_digests(lock: Lock | None, spec: Spec, root: Path, shown: str) -> dict[str, str | None]:
-    """The content hash of every input, None where there is no lock.
+    """The content hash of every input: as locked, or as it is now; None for what is not on this machine and not locked.
 
     Raises:
         UserError: an input is not what was locked, or is not in the lock.
     """
     urls = source_urls(spec)
     if lock is None:
-        return dict.fromkeys(urls)
+        paths = {key: local_path(url, root) for key, url in urls.items()}
+        return {key: None if path is None else _sha256(path) for key, path in paths.items()}
     fix = f"read the data anew: polymath lock {shown}"
     for key, url in urls.items():
         locked = lock.sources.get(key)
@@ -216,13 +217,20 @@ def _lock_folder(url: str, root: Path) -> LockedSource:
 
 
 def _sha256(path: Path) -> str:
-    """The hash of a file; of a folder, that of its files' names and hashes."""
+    """The hash of a file; of a folder, that of its files' names and hashes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     if path.is_dir():
         return digest({file.relative_to(path).as_posix(): _sha256(file) for file in _files(path)})
     content = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            content.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}", exit_code=ExitCode.SPEC) from error
     return content.hexdigest()
 
 

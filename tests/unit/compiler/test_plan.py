@@ -1,5 +1,6 @@
 """The plan: deterministic, verified, and digested by what matters."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -176,9 +177,13 @@ def test_data_is_known_by_its_content_and_not_by_its_place(tmp_path: Path) -> No
     assert compiled(tmp_path, text=moved).job("sft").recipe_digest != before.recipe_digest
 
 
-def test_without_a_lock_no_input_is_trusted(tmp_path: Path) -> None:
+def test_without_a_lock_files_are_hashed_and_urls_are_not_trusted(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(json.dumps(ROW) + "\n")
-    assert compiled(tmp_path, text=with_file(TEMPLATE.read_text())).job("sft").inputs["source.search.0"].digest is None
+    text = with_file(TEMPLATE.read_text())
+    digest_of_file = compiled(tmp_path, text=text).job("sft").inputs["source.search.0"].digest
+    assert digest_of_file == hashlib.sha256((tmp_path / "data.jsonl").read_bytes()).hexdigest()
+    text = text.replace("data.jsonl", "s3://bucket/data.jsonl")
+    assert compiled(tmp_path, text=text).job("sft").inputs["source.search.0"].digest is None
 
 
 @pytest.mark.parametrize(
