@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ..specs.diagnostics import ExitCode, UserError
 
 STAGING_PREFIX = ".staging-"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_of(path: Path) -> str:
@@ -103,7 +106,11 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL_DISK:
+            raise
+        raise full_disk_error(path) from error
+    except SafetensorError as error:  # its writer gives the system's error as text only
+        if not any(f"os error {number})" in str(error) for number in FULL_DISK):
             raise
         raise full_disk_error(path) from error
 

@@ -1,6 +1,8 @@
 """Importing: the same bytes for the same seed, and nothing that could run code or belongs to another model."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,34 @@ def test_a_checkpoint_that_is_not_a_folder_here_is_refused(make_context: MakeCon
     with pytest.raises(UserError) as caught:
         run(import_of(make_context, checkpoint, url=url))
     assert caught.value.exit_code == 3
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from stage_contexts import SHAPE, random_model
+from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.files import published_folder
+from polymath.runtime.stages.import_model import write_random_model
+from polymath.specs.build import from_json
+from polymath.specs.diagnostics import UserError
+from polymath.specs.model import Model
+tokenizer = load_tokenizer(from_json(Model, random_model()))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+try:
+    with published_folder(Path(sys.argv[2])) as staging:
+        write_random_model(staging, SHAPE, tokenizer, 1)
+except UserError as error:
+    assert error.exit_code == 6 and "the disk is full: could not write" in error.message, error
+    sys.exit(0)
+sys.exit("nothing was refused")
+"""
+
+
+def test_a_disk_that_fills_up_under_the_weights_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(Path(__file__).parent), str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
