@@ -188,7 +188,10 @@ class OnPolicyBatches:
 
     def totals(self, num_batches: int) -> Counter[str]:
         """Counts over all batches of the job, those before a resume included."""
-        return sum((self._seen.get(index) or totals(self.ledger.read(index)) for index in range(num_batches)), Counter())
+        total: Counter[str] = Counter()
+        for index in range(num_batches):
+            total.update(self._seen.get(index) or totals(self.ledger.read(index)))  # `+` would drop what is 0
+        return total
 
     def pack(self, documents: Sequence[Document], sequence_tokens: int) -> PackedBatch:
         """Rows for every rank: padded with rows of weight 0 to a multiple of data-parallel degree times micro-batch."""
