@@ -94,7 +94,7 @@ def line_chart(title: str, series: Mapping[str, Points], *, unit: str = "step", 
         marks.append(tag("path", d=path, class_=f"curve curve-{index % 3}"))
     if len(curves) > 1:
         for index, name in enumerate(curves):
-            x = width - right - 78 * (len(curves) - index)
+            x = width - right - 94 * (len(curves) - index)
             marks.append(tag("line", x1=x, x2=x + 14, y1=14, y2=14, class_=f"curve curve-{index % 3}"))
             marks.append(tag("text", name, x=x + 18, y=18, class_="tick"))
     ends = ", ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in curves.items())

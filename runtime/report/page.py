@@ -229,6 +229,11 @@ def _job_curves(one: JobFacts) -> list[Markup]:
 
 
 def _data(facts: RunFacts) -> Markup | None:
+    tables = [table for table in (_sources(facts), _demonstrations(facts), _rollouts(facts)) if table is not None]
+    return tag("section", tag("h2", "Data"), tables) if tables else None
+
+
+def _sources(facts: RunFacts) -> Child:
     rows: list[Child] = []
     for one in facts.jobs.values():
         for source in (one.result or {}).get("sources", ()):
@@ -239,12 +244,36 @@ def _data(facts: RunFacts) -> Markup | None:
     if not rows:
         return None
     columns = ("job", "source", "rows", "kept", "left out", "cut short")
-    return tag(
-        "section",
-        tag("h2", "Data"),
-        tag("p", "What became of the rows that SFT jobs read. The beginning of a row that is cut is kept.", class_="soft"),
-        _table(columns, rows, text_columns=(1, 4, 5)),
-    )
+    text = "What became of the rows that SFT jobs read. The beginning of a row that is cut is kept."
+    return tag("p", text, class_="soft"), _table(columns, rows, text_columns=(1, 4, 5))
+
+
+def _demonstrations(facts: RunFacts) -> Child:
+    rows: list[Child] = []
+    for one in facts.jobs.values():
+        for file, found in (one.result or {}).get("demonstrations", {}).items():
+            solved = f"{found['solved'] / found['count']:.1%}"
+            rows.append(
+                tag("tr", tag("th", file, scope="row"), [tag("td", cell) for cell in (found["count"], found["tasks"], solved)])
+            )
+    if not rows:
+        return None
+    text = "What the worlds' demonstrators wrote, and how often they solved their task."
+    return tag("p", text, class_="soft above"), _table(("demonstrations", "written", "of distinct tasks", "solved"), rows)
+
+
+def _rollouts(facts: RunFacts) -> Child:
+    rows: list[Child] = []
+    for one in facts.jobs.values():
+        result = one.result or {}
+        if one.job.kind in ("grpo", "distill") and "episodes" in result:
+            names = ("episodes", "truncated", "tokens", "trained_tokens")
+            cells = [tag("td", f"{result[name]:,}" if name in result else "") for name in names]
+            rows.append(tag("tr", tag("th", one.job.id, scope="row"), cells))
+    if not rows:
+        return None
+    text = "What the on-policy jobs played. An episode that hits a limit is cut there, and its beginning is trained on."
+    return tag("p", text, class_="soft above"), _table(("job", "episodes", "cut short", "tokens", "trained tokens"), rows)
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
