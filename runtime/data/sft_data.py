@@ -8,6 +8,7 @@ Every epoch shuffles the documents, packs all of them by best-fit decreasing and
 one stream that steps take from, so a step at the end of an epoch is filled up from the next one.
 """
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ...compiler.canonical import canonical_json
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import TrajectorySource
 from .batch import Document, PackedBatch
@@ -88,7 +88,7 @@ def _document(
 ) -> Document | None:
     """The document of a row, counted in the report; None where nothing that the model wrote fits. Adds to `renderers`."""
     tools = file.tools if conversation.tools is None else conversation.tools
-    key = canonical_json(list(tools))
+    key = json.dumps(list(tools))  # not canonical: the order of a tool's parameters is the order in which the model writes them
     if key not in renderers:
         renderers[key] = Renderer(tokenizer, tools)
     rendered = renderers[key].render(conversation.messages)

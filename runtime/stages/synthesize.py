@@ -53,7 +53,8 @@ def run(context: JobContext) -> None:
         with (own / one.name).open("w", encoding="utf-8") as stream:
             for number in range(context.rank, count, context.world_size):
                 record = _demonstration(context, one, number)
-                stream.write(json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
+                # Keys keep their order: that of a tool's parameters is the order in which the model writes them.
+                stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
                 if number // context.world_size % PROGRESS_EVERY == 0:
                     context.progress(done + number, total, "demonstrations")
         done += count

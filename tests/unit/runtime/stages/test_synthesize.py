@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polymath.runtime.data.renderer import Renderer
+from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import is_done
 from polymath.runtime.stages.synthesize import run, task_order
 from polymath.runtime.worlds.base import is_heldout
+from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
-from polymath.specs.model import TrajectorySource
+from polymath.specs.model import Model, TrajectorySource
+from polymath.specs.worlds import BUILTIN_WORLDS
 from stage_contexts import MakeContext, job_of, tools_domain
 
 HABITUAL = TrajectorySource(name="default", synthesize=70, habit_rate=1.0)
+TINY = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")
 CLEAN = TrajectorySource(name="clean", synthesize=5)
 
 
@@ -62,3 +67,14 @@ def test_every_pass_over_the_tasks_is_shuffled_anew() -> None:
     order = task_order(10, 25, seed=3)
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10)) and order[:10] != order[10:20]
     assert order == task_order(10, 25, seed=3) and order[:20] == task_order(10, 20, seed=3)
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN_WORLDS))
+def test_a_written_demonstration_reads_as_the_model_will_act(make_context: MakeContext, name: str) -> None:
+    """What SFT learns from a row and what a rollout expects of the same world are the same tokens."""
+    domain = {**tools_domain(CLEAN), "world": name, "settings": {}}
+    run(context := make_context(job_of("synthesize", "synthesize", {"domains": {"tools": domain}})))
+    tokenizer, world = load_tokenizer(TINY), make_world(name, {})
+    for line in lines(context.folder / "trajectories" / "tools.clean.jsonl"):
+        as_written = Renderer(tokenizer, line["tools"]).render(line["messages"])
+        assert as_written == Renderer(tokenizer, world.tools).render(line["messages"])
