@@ -37,6 +37,19 @@ def check_port(port: int) -> None:
             ) from error
 
 
+def check_nodes(jobs: Sequence[Job]) -> None:
+    """Refuse jobs that span machines: this launcher starts processes on one."""
+    for job in jobs:
+        for role in job.roles.values():
+            nodes = next((one.partition("=")[2] for one in role.torchrun if one.startswith("--nnodes=")), "1")
+            if nodes != "1":
+                raise UserError(
+                    f"job `{job.id}` is planned for {nodes} machines, and launch starts processes on this one only",
+                    exit_code=ExitCode.UNFIT,
+                    fix="set cluster.nodes to 1, or run torchrun on every machine by hand",
+                )
+
+
 def check_folder(run_dir: Path) -> None:
     """Make the run directory and refuse one that cannot be written."""
     try:

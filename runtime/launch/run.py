@@ -23,7 +23,7 @@ from ..report.facts import PLAN_COPY
 from .decide import Decision, decide, unfinished
 from .events import EventLog
 from .lock import RunLock
-from .machine import check_disk, check_folder, check_port
+from .machine import check_disk, check_folder, check_nodes, check_port
 from .outcome import Failure, clear_outcomes, find_failure
 from .process import Group, Launcher, LocalTorchrun, Running
 from .progress import ProgressView, make_view, read_progress
@@ -56,7 +56,10 @@ def launch_plan(
         UserError: the plan was edited (4), the machine is unfit or the run in use (5), or a job failed (its own code).
     """
     plan = read_plan(plan_folder)
-    run_dir = run_dir or read_sources(plan_folder).runs_folder / plan.name
+    usual = read_sources(plan_folder).runs_folder / plan.name
+    run_dir = run_dir or usual
+    again = f"polymath launch {plan_folder}" + ("" if run_dir.resolve() == usual.resolve() else f" --run-dir {run_dir}")
+    check_nodes(plan.jobs)
     check_folder(run_dir)
     with RunLock(run_dir) as lock:
         if port is not None:
@@ -66,19 +69,29 @@ def launch_plan(
         decisions = decide(plan, run_dir)
         check_disk(run_dir, unfinished(decisions))
         _keep_plan(plan_folder, run_dir)
-        with _stop_requests() as stops:
-            launch = _Launch(plan, plan_folder, run_dir, port, launcher or LocalTorchrun(), stops)
-            return launch.run(decisions)
+        try:
+            with _stop_requests() as stops:
+                launch = _Launch(plan, plan_folder, run_dir, port, launcher or LocalTorchrun(), stops, again)
+                return launch.run(decisions)
+        finally:
+            (run_dir / STOP_REQUEST).unlink(missing_ok=True)  # it was this launch's, not that of one by hand
 
 
 class _Launch:
     """One launch, from its decisions to its exit code."""
 
     def __init__(
-        self, plan: Plan, plan_folder: Path, run_dir: Path, port: int | None, launcher: Launcher, stops: StopRequests
+        self,
+        plan: Plan,
+        plan_folder: Path,
+        run_dir: Path,
+        port: int | None,
+        launcher: Launcher,
+        stops: StopRequests,
+        again: str,
     ) -> None:
         self.plan, self.plan_folder, self.run_dir, self.port = plan, plan_folder, run_dir, port
-        self.launcher, self.stops = launcher, stops
+        self.launcher, self.stops, self.again = launcher, stops, again
         self.events = EventLog(run_dir)
         self.view: ProgressView = make_view()
 
@@ -172,10 +185,10 @@ class _Launch:
             )
         self.events.write("launch_finished", exit_code=int(failure.exit_code))
         if failure.exit_code == ExitCode.INTERRUPTED and self.stops.count:
-            self.view.say(f"{message}\nto go on: polymath launch {self.plan_folder}")
+            self.view.say(f"{message}\nto go on: {self.again}")
             return ExitCode.INTERRUPTED
-        again = f"log: {log}; what was finished is kept: polymath launch {self.plan_folder}"
-        raise UserError(message, exit_code=failure.exit_code, fix=again)
+        fix = f"log: {log}; what was finished is kept: {self.again}"
+        raise UserError(message, exit_code=failure.exit_code, fix=fix)
 
     def _report(self) -> None:
         from ..report.page import write_report
