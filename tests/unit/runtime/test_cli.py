@@ -16,7 +16,7 @@ VERBS = ["init", "validate", "lock", "compile", "launch", "run", "status", "sche
 
 
 def test_the_verbs_are_frozen() -> None:
-    actions = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]
+    actions = cli.make_parser()._subparsers._group_actions  # type: ignore[union-attr]
     assert list(actions[0].choices) == VERBS  # type: ignore[arg-type]
 
 

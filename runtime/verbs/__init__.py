@@ -1,0 +1,12 @@
+"""The verbs of the command line, one file each, in the order of `polymath --help`."""
+
+from importlib import import_module
+
+from .form import Verb
+
+NAMES = ("init", "validate", "lock", "compile", "launch", "run", "status", "schema", "report")
+
+
+def all_verbs() -> tuple[Verb, ...]:
+    """Every verb."""
+    return tuple(import_module(f".{name}", __name__).VERB for name in NAMES)

@@ -1,0 +1,45 @@
+"""What a verb is, and what verbs share: their arguments and their JSON.
+
+A new verb is a file `runtime/verbs/<verb>.py` with a `VERB`, and its name in `runtime/verbs/__init__.py`; `cli.py` adds `--json` to
+every one. Imports of the compiler and of slow packages stay inside `run`, so that `validate` is quick.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    """For verbs that take none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verb:
+    """One verb. `run` returns an `ExitCode`; with `options.json` it prints one JSON document and nothing else on stdout."""
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = no_arguments
+
+
+def takes_spec(parser: argparse.ArgumentParser) -> None:
+    """A spec and its overrides: `options.spec`, `options.set`."""
+    parser.add_argument("spec", type=Path, help="the YAML spec")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="replace one value, such as student.sft.epochs=2"
+    )
+
+
+def takes_run(parser: argparse.ArgumentParser) -> None:
+    """Where and how a launch runs: `options.run_dir`, `options.port`."""
+    parser.add_argument("--run-dir", type=Path, help="folder of the run (default: <storage.runs>/<name>)")
+    parser.add_argument("--port", type=int, help="port of torchrun's rendezvous (default: a free one)")
+
+
+def print_json(value: Any) -> None:
+    """The answer of a verb under `--json`."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,31 @@
+"""run: lock, compile and launch."""
+
+import argparse
+
+from ...specs.diagnostics import ExitCode, UserError
+from .form import Verb, takes_run, takes_spec
+from .launch import launch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    takes_spec(parser)
+    takes_run(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Lock, compile and launch."""
+    from ...compiler.driver import check_spec, compile_spec, lock_spec
+    from ..launch.lock import is_running
+
+    checked = check_spec(options.spec, options.set)
+    assert checked.spec is not None
+    run_dir = options.run_dir or checked.root / checked.spec.storage.runs / checked.spec.name
+    if is_running(run_dir):
+        raise UserError(f"{run_dir} is in use by another launch", exit_code=ExitCode.UNFIT, fix=f"see: polymath status {run_dir}")
+    options.run_dir = run_dir
+    lock_spec(options.spec, options.set)
+    compile_spec(options.spec, run_dir / "plan", options.set)
+    return launch(run_dir / "plan", options)
+
+
+VERB = Verb(name="run", help="lock, compile and launch", add_arguments=add_arguments, run=run)
