@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
+from typing import Any
 
 from ..specs.build import Path, Problem
 from ..specs.codes import summary
@@ -11,6 +12,15 @@ from ..specs.load import diagnose
 from ..specs.model import Spec
 from ..specs.yaml import Spans
 from .plan import Job, Mesh, Plan, Sources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """A value that a pass chose, where the spec left it open."""
+
+    value: Any
+    by: str  # the pass
+    reason: str  # one clause, such as "32 devices / 2 replicas"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +36,7 @@ class Compilation:
     texts: Mapping[str, str] = field(default_factory=dict[str, str])
     mistaken: tuple[Path, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    decisions: Mapping[Path, Decision] = field(default_factory=dict[Path, Decision])  # by path in the spec, or below "jobs", <id>
     owners: Mapping[str, str] = field(default_factory=dict[str, str])  # after `route`: the teacher of a domain
     order: tuple[str, ...] = ()  # after `route`: teachers, each after the one it starts from
     meshes: Mapping[str, Mesh] = field(default_factory=dict[str, Mesh])  # after `place`: by job id
@@ -37,6 +48,14 @@ class Compilation:
         """Add mistakes, leaving out those that only echo one of form."""
         new = [mistake for mistake in mistakes if mistake is not None and not self._echoes(mistake.path)]
         return replace(self, diagnostics=(*self.diagnostics, *(diagnose(mistake, self.spans) for mistake in new)))
+
+    def decided(self, path: Path, value: Any, *, by: str, reason: str) -> "Compilation":
+        """Remember that a pass chose a value, and why; `polymath compile --show` and `diff` tell it.
+
+        `path` is a path of the spec, such as `("placement", "sft", "trainer", "fsdp")`; of what the spec has no place for, it is
+        `("jobs", <job id>, ...)` and the path in the job's file, such as `("jobs", "sft", "roles", "trainer", "mesh", "micro_batch")`.
+        """
+        return replace(self, decisions={**self.decisions, path: Decision(value=value, by=by, reason=reason)})
 
     def is_mistaken(self, path: Path) -> bool:
         """Whether the form of something at or below a path is wrong, so that what was read there may be incomplete."""
