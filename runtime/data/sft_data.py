@@ -88,7 +88,8 @@ def _document(
 ) -> Document | None:
     """The document of a row, counted in the report; None where nothing that the model wrote fits. Adds to `renderers`."""
     tools = file.tools if conversation.tools is None else conversation.tools
-    key = json.dumps(list(tools))  # not canonical: the order of a tool's parameters is the order in which the model writes them
+    # Not canonical: the order of a tool's parameters is the order in which the model writes them.
+    key = json.dumps(list(tools), allow_nan=False)
     if key not in renderers:
         renderers[key] = Renderer(tokenizer, tools)
     rendered = renderers[key].render(conversation.messages)

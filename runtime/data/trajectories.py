@@ -58,6 +58,7 @@ class SourceReport:
             "tokens": self.tokens,
             "written_tokens": self.written_tokens,
             "sha256": self.sha256,
+            "summary": self.summary(),
         }
 
     def summary(self) -> str:

@@ -5,6 +5,7 @@ how far they are, and turns what the workers left behind into one message and on
 What it does not do: compute anything; a job's own code checks its inputs again when it reads them.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -75,6 +76,12 @@ def launch_plan(
                 return launch.run(decisions)
         finally:
             (run_dir / STOP_REQUEST).unlink(missing_ok=True)  # it was this launch's, not that of one by hand
+
+
+def what_became_of_rows(folder: Path) -> list[str]:
+    """One line per source of an SFT job that lost or shortened rows, saying how many and why."""
+    sources = json.loads((folder / "result.json").read_text()).get("sources", ())
+    return [source["summary"] for source in sources if source["filtered"] or source["truncated"]]
 
 
 class _Launch:
@@ -163,6 +170,8 @@ class _Launch:
                 seconds = max(0.0, finished - started)
                 self.events.write("job_finished", job=job.id, seconds=round(seconds, 3))
                 self.view.finish(job, seconds)
+                for line in what_became_of_rows(folder):
+                    self.view.say(f"  {line}")
                 waiting.pop(0)
                 started, announced = finished, False
             if status is not None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...specs.model import Domain, Model, Sft, SftPhase, StudentSft
+from ...specs.model import Domain, Sft, SftPhase, StudentSft
 from ..data.batch import PackedBatch
 from ..data.sft_data import SftData, SourceFile, read_documents
-from ..data.tokenizers import load_tokenizer
+from ..data.tokenizers import load_tokenizer_folder
 from ..jobs import JobContext
 from ..losses import sft as loss
 from ..worlds.registry import make_world
@@ -64,7 +64,7 @@ def run_continued(context: JobContext) -> None:
 
 def _read(context: JobContext, settings: Sft) -> tuple[SftData, dict[str, Any]]:
     """Read, filter, render and truncate the stage's trajectories, and say what became of every row."""
-    tokenizer = load_tokenizer(context.setting("model", Model), context.input_folder("model"))
+    tokenizer = load_tokenizer_folder(context.input_folder("model"))
     files = [
         file
         for name in context.job.settings["domains"]

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from polymath.runtime.data.trajectories import SourceReport
+from polymath.runtime.files import write_json
 from polymath.runtime.launch import machine
 from polymath.runtime.launch.events import read_events
-from polymath.runtime.launch.run import launch_plan
+from polymath.runtime.launch.run import launch_plan, what_became_of_rows
 from polymath.runtime.launch.status import run_status
 from polymath.specs.diagnostics import UserError
 
@@ -168,7 +171,7 @@ import importlib.util, sys
 from pathlib import Path
 spec = importlib.util.spec_from_file_location("launch_conftest", sys.argv[1])
 conftest = importlib.util.module_from_spec(spec); spec.loader.exec_module(conftest)
-from polymath.runtime.launch.run import launch_plan
+from polymath.runtime.launch.run import launch_plan, what_became_of_rows
 launch_plan(Path(sys.argv[2]), launcher=conftest.PythonLauncher())
 """
 
@@ -231,3 +234,9 @@ def test_half_a_line_in_the_event_log_harms_nobody(plan_folder: Path, run_dir: P
     assert len(events) == before + 5
     lines = (run_dir / "events.jsonl").read_text().splitlines()
     assert sum(1 for line in lines if not line.endswith("}")) == 1 and json.loads(lines[-1])["event"] == "launch_finished"
+
+
+def test_rows_that_were_left_out_or_cut_are_told_and_whole_files_are_not(tmp_path: Path) -> None:
+    report = SourceReport(url="a.jsonl", rows=5, kept=3, filtered=Counter({"reward below 1": 2}))
+    write_json(tmp_path / "result.json", {"sources": [report.as_json(), SourceReport(url="b.jsonl", rows=4, kept=4).as_json()]})
+    assert what_became_of_rows(tmp_path) == ["a.jsonl: kept 3 of 5 rows, left out 2 (reward below 1)"]
