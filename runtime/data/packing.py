@@ -11,7 +11,6 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from .batch import IGNORE_INDEX, Document, PackedBatch
 
@@ -98,23 +97,3 @@ def pack_rows(rows: Sequence[Sequence[Document]], sequence_tokens: int, pad_id: 
         loss_weight_BL=loss_weight_BL,
         extras=extras,
     )
-
-
-def slice_rows(batch: PackedBatch, start: int, stop: int) -> PackedBatch:
-    """Rows `start` to `stop` - 1, as views."""
-    return PackedBatch(
-        tokens_BL=batch.tokens_BL[start:stop],
-        labels_BL=batch.labels_BL[start:stop],
-        positions_BL=batch.positions_BL[start:stop],
-        documents_BL=batch.documents_BL[start:stop],
-        loss_weight_BL=batch.loss_weight_BL[start:stop],
-        extras={name: extra[start:stop] for name, extra in batch.extras.items()},
-    )
-
-
-def _empty_extras(rows: Sequence[Sequence[Document]], shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Zeros for the extras that the documents bring; the first document says which and of what form."""
-    first = next((document for row in rows for document in row), None)
-    if first is None:
-        return {}
-    return {name: extra.new_zeros(*shape, *extra.shape[1:]) for name, extra in first.extras.items()}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from polymath.runtime.data.batch import IGNORE_INDEX, Document
-from polymath.runtime.data.packing import bins, pack, slice_rows
+from polymath.runtime.data.batch import IGNORE_INDEX, Document, slice_rows
+from polymath.runtime.data.packing import bins, pack
 
 
 def document(ids: list[int], written: list[bool], *, first: float = 0.0) -> Document:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from polymath.compiler.plan import Input, Job, Plan, Sources
-from polymath.runtime.data.batch import PackedBatch
-from polymath.runtime.data.packing import slice_rows
+from polymath.runtime.data.batch import PackedBatch, slice_rows
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.stages.distill import DistillStage, coverage_metrics, sound_alarm
