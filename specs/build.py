@@ -5,7 +5,6 @@ found; its value must not be used when there are problems, except to look for mo
 """
 
 import dataclasses
-import difflib
 import math
 import operator
 import re
@@ -15,8 +14,10 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from .fields import FieldInfo, Identity, yaml_name
+from .hints import Path, field_fix, name_fix, number_fix, share_fix, show_path, suggest
 
-Path = tuple[str | int, ...]
+__all__ = ["MISSING", "Path", "Problem", "build", "from_json", "show_path", "suggest", "to_json"]
+
 T = TypeVar("T")
 
 
@@ -67,21 +68,9 @@ def from_json(cls: type[T], data: Any) -> T:
 
 def build(kind: Any, data: Any, path: Path = (), names: Mapping[str, Sequence[str]] | None = None) -> tuple[Any, list[Problem]]:
     """Build a value of a type and list every mistake. `names` holds the keys that fields with a `reference` may name."""
-    walk = _Walk(names or {})
+    walk = _Walk(names or {}, kind, path)
     value = walk.value(kind, data, path, None)
     return value, walk.problems
-
-
-def suggest(word: str, candidates: Sequence[str]) -> str | None:
-    """The candidate that a misspelt word most likely means."""
-    folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
-    close = difflib.get_close_matches(word.lower().replace("-", "_"), list(folded), n=1, cutoff=0.6)
-    return folded[close[0]] if close else None
-
-
-def show_path(path: Path) -> str:
-    """A path as users write it: `teachers.searcher.phases[0].method`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
 @cache
@@ -107,8 +96,9 @@ def union_members(kind: Any) -> tuple[Any, ...]:
 class _Walk:
     """One walk; collects problems on the way."""
 
-    def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, names: Mapping[str, Sequence[str]], root: Any, root_path: Path) -> None:
         self.names = names
+        self.root, self.root_path = root, root_path
         self.problems: list[Problem] = []
 
     def report(self, code: str, detail: str, path: Path, fix: str | None = None, at_key: bool = False) -> _Missing:
@@ -148,7 +138,7 @@ class _Walk:
         if len(rest) == 1:
             return self.value(rest[0], data, path, info)
         wanted = " or ".join(_describe(member) for member in rest)
-        return self.report("E0202", f"expected {wanted}, got {_show(data)}", path)
+        return self.report("E0202", f"expected {wanted}, got {_show(data)}", path, _form_fix(rest, data, info))
 
     def discriminated(self, records: Mapping[str, Any], data: Any, path: Path) -> Any:
         if not isinstance(data, dict):
@@ -170,9 +160,9 @@ class _Walk:
         origin = {name: name for name in data}  # the key as written, where a misspelt one is read as another
         for key in [key for key in data if key not in fields]:
             unset = [name for name in fields if name not in data]
-            meant = suggest(key, unset)
-            guess = meant or suggest(key, list(fields))
-            fix = f"did you mean `{guess}`?" if guess else f"its fields are {_list(list(fields))}"
+            near = unset if suggest(key, unset) else list(fields)
+            fix = field_fix(key, near, path, self.root, self.root_path) or f"its fields are {_list(list(fields))}"
+            meant = suggest(key, unset) if fix.startswith("did you mean") else None
             where = f"of `{show_path(path)}`" if path else "of a spec"
             self.report("E0201", f"not a field {where}", (*path, key), fix, at_key=True)
             if meant is not None:
@@ -190,7 +180,7 @@ class _Walk:
                     continue
             elif is_required(field):
                 doc = field.metadata["spec"].doc if "spec" in field.metadata else ""
-                self.report("E0203", f"`{name}` is missing", path, doc or None, at_key=True)
+                self.report("E0203", f"`{name}` is missing", path, f"add `{name}`: {doc}", at_key=True)
             complete = complete and not is_required(field)
         return cls(**values) if complete else MISSING
 
@@ -207,7 +197,7 @@ class _Walk:
 
     def items(self, kinds: tuple[Any, ...], data: Any, path: Path, info: FieldInfo | None) -> Any:
         if not isinstance(data, (list, tuple)):
-            return self.report("E0202", f"expected a list, got {_show(data)}", path)
+            return self.report("E0202", f"expected a list, got {_show(data)}", path, _form_fix([tuple[kinds]], data, info))
         rows = cast(Sequence[Any], data)
         repeated = len(kinds) == 2 and kinds[1] is Ellipsis
         if not repeated and len(rows) != len(kinds):
@@ -217,19 +207,20 @@ class _Walk:
         if info is not None and info.reference:
             for i, row in enumerate(rows):
                 if row in rows[:i]:
-                    self.report("E0209", f"{_show(row)} stands in this list already", (*path, i))
+                    self.report("E0209", f"{_show(row)} stands in this list already", (*path, i), "remove one of the two")
         kept = tuple(value for value in values if not isinstance(value, _Missing))
         return kept if repeated or len(kept) == len(kinds) else MISSING
 
     def mapping(self, kind: Any, data: Any, path: Path, info: FieldInfo | None) -> Any:
         if not isinstance(data, dict):
-            return self.report("E0202", f"expected a mapping, got {_show(data)}", path)
+            return self.report("E0202", f"expected a mapping, got {_show(data)}", path, "write `name: ...`, one name on each line")
         data = cast(dict[str, Any], data)
         self.count(data, path, info)
         values: dict[str, Any] = {}
         for key, item in data.items():
             if info is not None and info.pattern and not re.fullmatch(info.pattern, key):
-                self.report("E0206", f"{_show(key)} does not match {info.pattern}", (*path, key), at_key=True)
+                fix = name_fix(key, info.pattern)
+                self.report("E0206", f"{_show(key)} does not match {info.pattern}", (*path, key), fix, at_key=True)
             value = self.value(kind, item, (*path, key), None)
             if not isinstance(value, _Missing):
                 values[key] = value
@@ -237,15 +228,11 @@ class _Walk:
 
     def count(self, data: Sequence[Any] | Mapping[str, Any], path: Path, info: FieldInfo | None) -> None:
         if info is not None and info.item_minimum_count is not None and len(data) < info.item_minimum_count:
-            self.report("E0207", f"needs at least {info.item_minimum_count}, has {len(data)}", path)
+            self.report("E0207", f"needs at least {info.item_minimum_count}, has {len(data)}", path, info.doc)
 
     def scalar(self, kind: Any, data: Any, path: Path, info: FieldInfo | None) -> Any:
         if not _looks_like(kind, data):
-            fix = None
-            if kind in (int, float) and isinstance(data, str) and re.fullmatch(r"[-+0-9._eE]+", data):
-                fix = "write numbers plainly, such as 1000, 0.5 or 1e-5, without quotes or underscores"
-            if kind is bool and isinstance(data, str) and data.lower() in ("yes", "no", "on", "off", "y", "n"):
-                fix = "write `true` or `false`"
+            fix = _form_fix([kind], data, info)
             return self.report("E0202", f"expected {_describe(kind)}, got {_show(data)}", path, fix)
         value = float(data) if kind is float else data
         return value if info is None else self.limits(value, path, info)
@@ -253,7 +240,7 @@ class _Walk:
     def limits(self, value: Any, path: Path, info: FieldInfo) -> Any:
         if isinstance(value, str):
             if info.pattern and not re.fullmatch(info.pattern, value):
-                return self.report("E0206", f"{_show(value)} does not match {info.pattern}", path)
+                return self.report("E0206", f"{_show(value)} does not match {info.pattern}", path, name_fix(value, info.pattern))
             known = self.names.get(info.reference) if info.reference else None
             if known is not None and value not in known:
                 guess = suggest(value, known)
@@ -269,7 +256,8 @@ class _Walk:
                 (info.exclusive_maximum, operator.lt, "less than"),
             ):
                 if limit is not None and not inside(value, limit):
-                    return self.report("E0205", f"must be {words} {limit:g}{unit}, is {value:g}", path, info.limit_reason)
+                    fix = info.limit_reason or share_fix(value, info)
+                    return self.report("E0205", f"must be {words} {limit:g}{unit}, is {value:g}", path, fix)
         return value
 
 
@@ -293,6 +281,23 @@ def _looks_like(kind: Any, data: Any) -> bool:
     if kind is int:
         return isinstance(data, int) and not isinstance(data, bool)
     return isinstance(data, kind)
+
+
+def _form_fix(kinds: Sequence[Any], data: Any, info: FieldInfo | None) -> str | None:
+    """How to write data of another form so that it fits one of the types."""
+    if any(get_origin(kind) is tuple for kind in kinds):
+        if isinstance(data, dict):
+            return "begin each item of the list with `- `"
+        return f"write a list: `[{data}]`" if isinstance(data, (str, int, float)) else None
+    if isinstance(data, (list, tuple)):
+        (only,) = cast(Sequence[Any], data) if len(cast(Sequence[Any], data)) == 1 else (None,)
+        return f"write it without brackets: `{only}`" if isinstance(only, (str, int, float)) else None
+    if bool in kinds and isinstance(data, str) and data.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return "write `true` or `false`"
+    if str in kinds and isinstance(data, (bool, int, float)):
+        return "put it into quotes, if it is meant"
+    number = next((kind for kind in kinds if kind in (int, float)), None)
+    return number_fix(number, data, info) if number is not None else None
 
 
 def _describe(kind: Any) -> str:

@@ -7,7 +7,7 @@ hostile file costs no more than its size.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, cast
@@ -30,6 +30,17 @@ _CONSTANTS = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _REORDERING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # a reader would see another text than we do
+
+_ADVICE = {
+    "E0103": "write the value out",
+    "E0104": "remove the tag and write a plain value",
+    "E0105": "put the key into quotes, if it is meant",
+    "E0106": "remove everything from this line on, or give it a file of its own",
+    "E0107": "see the fields there are: polymath schema",
+    "E0108": "move the data into files of their own and name their paths",
+    "E0109": "remove the character, and save the file as UTF-8",
+}
+_OPENERS = ("flow", "quoted scalar", "simple key")  # what the parser was inside of when the mistake is where that began
 
 _parse_events: Any = getattr(yaml, "parse")  # noqa: B009  (PyYAML has no types, and pyright is strict here)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where there is one: 27 times faster, same marks
@@ -118,10 +129,7 @@ def read_text(text: str, shown: str) -> Document:
             if not reader.take(event):
                 break
     except yaml.MarkedYAMLError as error:
-        mark: Any = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        span = Span(file=shown, line=line, column=column, end_column=column + 1)
-        return _failed(shown, text, "E0101", span, str(error.problem or error.context or "it cannot be read"))
+        return _broken(shown, text, rows, error)
     except yaml.YAMLError as error:  # a character that YAML forbids
         position = int(getattr(error, "position", 0) or 0)
         line = text.count("\n", 0, position) + 1
@@ -143,8 +151,34 @@ def scalar(text: str) -> Any:
     return text
 
 
-def _failed(shown: str, text: str, code: str, span: Span, detail: str) -> Document:
-    found = Diagnostic(code=code, summary=summary(code), span=span, detail=detail)
+def _broken(shown: str, text: str, rows: Sequence[str], error: Any) -> Document:
+    """Broken grammar: where it began, where that can be told from where the parser gave up."""
+    problem, context = str(error.problem or "it cannot be read"), str(error.context or "")
+    mark: Any = error.problem_mark or error.context_mark
+    if error.context_mark and any(word in context for word in _OPENERS):
+        gave_up = mark.line + 1
+        mark = error.context_mark
+        problem = f"{context}: {problem}" + (f" on line {gave_up}" if gave_up > mark.line + 1 else "")
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    row = rows[line - 1] if line <= len(rows) else ""
+    fix = "look for a bracket, quote or colon that is missing here, or another indentation than above"
+    if "\t" in row[: len(row) - len(row.lstrip())]:
+        fix = "indent with spaces, not tabs"
+    elif "flow" in context:
+        fix = f"close the `{row[column - 1 : column]}` that opens here"
+    elif "quoted" in context:
+        fix = "close the quote that opens here"
+    elif "simple key" in context:
+        name = re.match(r"\s*(?:- )?([\w-]+)\s*[:=]?\s*(.*)", row)
+        fix = f"write `{name[1]}: {name[2]}`, with a colon and a space" if name else fix
+    elif "mapping values are not allowed" in problem:
+        fix = "put text that holds `: ` into quotes, or begin a new line, indented like its neighbours"
+    span = Span(file=shown, line=line, column=column, end_column=column + 1)
+    return _failed(shown, text, "E0101", span, problem, fix)
+
+
+def _failed(shown: str, text: str, code: str, span: Span, detail: str, fix: str | None = None) -> Document:
+    found = Diagnostic(code=code, summary=summary(code), span=span, detail=detail, fix=fix or _ADVICE.get(code))
     return Document(text=text, data=None, spans=Spans(shown), diagnostics=(found,))
 
 
@@ -182,7 +216,7 @@ class _Reader:
                 self.report("E0106", event, "a spec is one document")
                 return False
         elif isinstance(event, yaml.AliasEvent):
-            self.report("E0103", event, "write the value out where it is used")
+            self.report("E0103", event, "aliases are not part of the language")
             self.put(None, event)
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             self.stack.pop()
@@ -192,7 +226,7 @@ class _Reader:
 
     def node(self, event: Any) -> bool:
         if event.anchor is not None:
-            self.report("E0103", event, "write the value out where it is used")
+            self.report("E0103", event, "anchors are not part of the language")
         if event.tag not in (None, "!"):
             self.report("E0104", event, "a spec cannot name types or code")
         if isinstance(event, yaml.ScalarEvent):
@@ -230,15 +264,12 @@ class _Reader:
 
     def read_key(self, top: _Open, value: Any, event: Any) -> str | None:
         if not isinstance(value, str):
-            self.report(
-                "E0105",
-                event,
-                "put the key into quotes, if it is meant" if not isinstance(value, (dict, list)) else "keys are words",
-            )
+            self.report("E0105", event, "keys are words")
             return None
         path = (*top.path, value)
         if path in self.spans.keys:
-            self.report("E0102", event, f"first set on line {self.spans.keys[path].line}")
+            line = self.spans.keys[path].line
+            self.report("E0102", event, f"first set on line {line}", f"keep this one or the one on line {line}")
             return None
         self.spans.keys[path] = self.span(event)
         return value
@@ -251,6 +282,6 @@ class _Reader:
         end_column = end.column if end.line == start.line else len(row)
         return Span(file=self.shown, line=start.line + 1, column=start.column + 1, end_column=max(end_column, start.column + 1) + 1)
 
-    def report(self, code: str, event: Any, detail: str) -> None:
-        span = self.span(event)
-        self.diagnostics.append(Diagnostic(code=code, summary=summary(code), span=span, detail=detail))
+    def report(self, code: str, event: Any, detail: str, fix: str | None = None) -> None:
+        found = Diagnostic(code=code, summary=summary(code), span=self.span(event), detail=detail, fix=fix or _ADVICE.get(code))
+        self.diagnostics.append(found)
