@@ -11,6 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from .batch import IGNORE_INDEX, Document, PackedBatch
 
@@ -97,3 +98,11 @@ def pack_rows(rows: Sequence[Sequence[Document]], sequence_tokens: int, pad_id: 
         loss_weight_BL=loss_weight_BL,
         extras=extras,
     )
+
+
+def _empty_extras(rows: Sequence[Sequence[Document]], shape: tuple[int, int]) -> dict[str, Tensor]:
+    """Zeros for the extras that the documents bring; the first document says which and of what form."""
+    first = next((document for row in rows for document in row), None)
+    if first is None:
+        return {}
+    return {name: extra.new_zeros(*shape, *extra.shape[1:]) for name, extra in first.extras.items()}
