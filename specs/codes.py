@@ -24,6 +24,13 @@ CODES: dict[str, Code] = {
     "E0109": Code(
         "forbidden character", "The file is not UTF-8, or holds control or bidirectional characters that hide what it says."
     ),
+    "E0110": Code("specs extend each other", "Following `extends` leads back to the same file."),
+    "E0111": Code(
+        "extended spec is elsewhere",
+        "`extends` names a file in the folder of the spec that is compiled, or below it: never a URL, and nothing that `..` or a "
+        "link leads out to, so that what a spec says can be read in one place.",
+    ),
+    "E0112": Code("no such spec", "The file that `extends` names does not exist or cannot be read."),
     # Form
     "E0201": Code("unknown field", "The language has no field of this name here. Nothing you write is ever ignored."),
     "E0202": Code("wrong type", "The value has another type than the field, such as text where a number is wanted."),

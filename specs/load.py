@@ -13,12 +13,11 @@ from . import build
 from .build import Path, Problem, fields_by_name, show_path, suggest, union_members
 from .codes import summary
 from .diagnostics import Diagnostic, ExitCode, Span, SpecInvalid, UserError
+from .extend import EXTENDS, read_source
 from .model import Spec
-from .yaml import Document, Spans, read_file, read_text, scalar
+from .yaml import Document, Spans, read_text, scalar
 
 __all__ = ["LoadedSpec", "Reading", "SpecInvalid", "load_spec", "read_spec"]
-
-READABLE = ("E0102", "E0104", "E0105")  # mistakes of YAML after which the rest of the file still means what it says
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +42,7 @@ class Reading:
 
 
 def load_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> LoadedSpec:
-    """Read a spec and apply `path=value` overrides.
+    """Read a spec with what it extends and apply `path=value` overrides.
 
     Raises:
         SpecInvalid: its form is wrong; carries every mistake.
@@ -58,12 +57,10 @@ def load_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> LoadedSpec
 def read_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> Reading:
     """Read a spec and collect every mistake of form."""
     shown = str(path)
-    document = read_file(FilePath(path), shown)
-    spans, root = document.spans, FilePath(path).absolute().parent
-    texts = {shown: document.text}
-    if any(found.code not in READABLE for found in document.diagnostics):
-        return Reading(spec=None, spans=spans, root=root, texts=texts, diagnostics=document.diagnostics, mistaken=())
-    data = document.data
+    source = read_source(FilePath(path), shown)
+    spans, root, texts, data = source.spans, FilePath(path).absolute().parent, source.texts, source.data
+    if not source.readable:
+        return Reading(spec=None, spans=spans, root=root, texts=texts, diagnostics=source.diagnostics, mistaken=())
     problems: list[tuple[Problem, Span | None]] = []
     for override in overrides:
         problem, span = _apply(override, data, spans)
@@ -77,7 +74,7 @@ def read_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> Reading:
         spans=spans,
         root=root,
         texts=texts,
-        diagnostics=(*document.diagnostics, *(diagnose(problem, spans, span) for problem, span in problems)),
+        diagnostics=(*source.diagnostics, *(diagnose(problem, spans, span) for problem, span in problems)),
         mistaken=tuple(problem.path for problem, _ in problems),
     )
 
@@ -111,6 +108,9 @@ def _apply(override: str, data: Any, spans: Spans) -> tuple[Problem | None, Span
             return Problem(code="E0101", path=(), detail=document.diagnostics[0].detail), span
         value = document.data
 
+    if name == EXTENDS:
+        detail = "what a spec extends is read from its file; this would be ignored"
+        return Problem(code="E0303", path=(), detail=detail), span
     parts = name.replace("[", ".").replace("]", "").split(".")
     here: Any = data
     kind: Any = Spec

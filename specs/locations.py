@@ -1,10 +1,49 @@
 """Where the paths and URLs of a spec point. A relative path is meant against the spec's folder; anything with a scheme is a URL."""
 
+import posixpath
 import re
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+LOCATIONS = (  # every field of `model.py` that holds a path or URL
+    ("model", "checkpoint"),
+    ("model", "tokenizer"),
+    ("domains", "*", "trajectories", "*", "path"),
+    ("storage", "runs"),
+)
+_WORDS = re.compile(r"random|from-checkpoint|builtin:.*")  # values of these fields that are no place
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+
+
+def is_url(location: str) -> bool:
+    """Whether a location has a scheme."""
+    return _SCHEME.match(location) is not None
+
+
+def rebase(data: dict[str, Any], folder: str) -> None:
+    """Let the relative paths of a spec's data, written in `folder` below the root, mean the same from the root."""
+    if folder:
+        for location in LOCATIONS:
+            _rebase(data, location, folder)
+
+
+def _rebase(here: Any, location: tuple[str, ...], folder: str) -> None:
+    step, rest = location[0], location[1:]
+    if isinstance(here, dict):
+        data = cast(dict[str, Any], here)
+        keys: list[Any] = list(data) if step == "*" else [step] if step in data else []
+    elif isinstance(here, list) and step == "*":
+        data = cast(Any, here)
+        keys = list(range(len(data)))
+    else:
+        return
+    for key in keys:
+        value = data[key]
+        if rest:
+            _rebase(value, rest, folder)
+        elif isinstance(value, str) and not (_WORDS.fullmatch(value) or is_url(value) or value.startswith(("/", "~"))):
+            data[key] = posixpath.normpath(posixpath.join(folder, value))
 
 
 def local_path(url: str, root: Path) -> Path | None:

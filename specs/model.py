@@ -378,6 +378,9 @@ class Spec:
     """A whole spec."""
 
     polymath: Literal[1] = spec_field("Version of the language.", identity=LABEL)
+    extends: str | None = spec_field(
+        "Another spec that this one changes, relative to this file and in its folder or below.", default=None, identity=LABEL
+    )
     name: str = spec_field("Name of the run.", pattern=NAME, identity=LABEL)
     seed: int = spec_field("Seed of everything random.", minimum=0, maximum=2**31 - 1)
     model: Model = spec_field("The model.")

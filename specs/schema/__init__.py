@@ -1,4 +1,5 @@
-"""JSON Schema 2020-12 of a spec, generated from the dataclasses. `recipe.v1.json` beside this file is checked fresh by a test.
+"""JSON Schema 2020-12 of a spec, generated from the dataclasses; the files beside this one are checked fresh by a test:
+`recipe.v1.json` for a spec that stands alone, `extending.v1.json` for one that `extends` another and so may leave anything out.
 
 Editors read a subset of the standard, so unions are told apart by a `const` under `if` and `then`, objects are closed by
 `additionalProperties: false`, and nothing needs `unevaluatedProperties`.
@@ -6,7 +7,7 @@ Editors read a subset of the standard, so unions are told apart by a `const` und
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast, get_args, get_origin
 
 from ..build import fields_by_name, is_required, to_json, union_members
@@ -15,6 +16,7 @@ from ..model import Spec
 from ..worlds import BUILTIN_WORLDS
 
 SCHEMA_ID = "https://polymath.invalid/schema/recipe.v1.json"
+EXTENDING_ID = "https://polymath.invalid/schema/extending.v1.json"
 _SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
@@ -27,6 +29,28 @@ def recipe_schema() -> dict[str, Any]:
     domain["allOf"] = [_world_settings(name, settings, definitions) for name, settings in BUILTIN_WORLDS.items()]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": "Polymath recipe, version 1"}
     return {**head, **{key: value for key, value in spec.items() if key != "title"}, "$defs": dict(sorted(definitions.items()))}
+
+
+def extending_schema() -> dict[str, Any]:
+    """The schema of a spec that extends another: no block is complete, except what stands in a list, as lists replace."""
+    schema: dict[str, Any] = {**recipe_schema(), "$id": EXTENDING_ID, "title": "Polymath recipe that extends another, version 1"}
+    whole = set(_in_lists(schema, inside=False))
+    for name, definition in schema["$defs"].items():
+        if name not in whole:
+            definition["required"] = []
+    return {**schema, "required": ["extends"]}
+
+
+def _in_lists(node: Any, *, inside: bool) -> Iterator[str]:
+    """The names of the definitions that items of lists refer to."""
+    if isinstance(node, dict):
+        for key, value in cast(dict[str, Any], node).items():
+            if key == "$ref" and inside:
+                yield str(value).rpartition("/")[2]
+            yield from _in_lists(value, inside=inside or key == "items")
+    elif isinstance(node, list):
+        for item in cast(list[Any], node):
+            yield from _in_lists(item, inside=inside)
 
 
 def _world_settings(name: str, settings: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from polymath.specs.build import build
 from polymath.specs.model import Spec
-from polymath.specs.schema import recipe_schema
+from polymath.specs.schema import extending_schema, recipe_schema
 from polymath.specs.yaml import read_text
 
 TEMPLATE = files("polymath.specs").joinpath("init.yaml").read_text()
@@ -21,6 +21,19 @@ def test_the_schema_beside_the_code_is_fresh() -> None:
     assert written == json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n", (
         "polymath schema > specs/schema/recipe.v1.json"
     )
+
+
+def test_the_schema_of_extending_specs_is_fresh_and_wants_nothing_but_whole_items() -> None:
+    written = files("polymath.specs.schema").joinpath("extending.v1.json").read_text()
+    assert written == json.dumps(extending_schema(), indent=2, ensure_ascii=False) + "\n", (
+        "polymath schema --extending > specs/schema/extending.v1.json"
+    )
+    check = jsonschema.Draft202012Validator(extending_schema()).is_valid
+    assert check({"extends": "a.yaml", "student": {"sft": {"steps": 3}}})
+    assert not check({"student": {"sft": {"steps": 3}}})
+    assert not check({"extends": "a.yaml", "student": {"sft": {"step": 3}}})
+    assert not check({"extends": "a.yaml", "routing": [{"teacher": "a"}]})
+    assert not check({"extends": "a.yaml", "teachers": {"a": {"phases": [{"method": "sft"}]}}})
 
 
 def test_the_schema_is_valid_and_closed() -> None:
