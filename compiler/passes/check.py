@@ -1,14 +1,15 @@
 """check: what the parts of a spec mean together. Routing and placement have passes of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
-from ...specs.build import Path, Problem
+from ...specs.build import Path, Problem, suggest
 from ...specs.locations import local_path
 from ...specs.model import Domain, GrpoPhase, Model, Sft, Spec
 from ..compilation import Compilation, mistake
 from ..stages import Stage, stages
 
+BUILTIN_TOKENIZERS = ("builtin:tiny-words", "builtin:bytes")
 ACTING_NEEDS = ("world", "prompts", "limits")
 
 
@@ -28,29 +29,38 @@ def check(compilation: Compilation) -> Compilation:
 def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
     shape, random = model.shape, model.checkpoint == "random"
     if random and shape is None:
-        yield mistake("E0304", ("model", "shape"), "a random model needs a `shape`")
+        yield mistake("E0304", ("model", "shape"), "a random model needs a `shape`", "add `shape`, or name a `checkpoint`")
     if not random and shape is not None:
-        yield mistake("E0304", ("model", "shape"), "the checkpoint decides the shape; remove this", at_key=True)
+        detail = "the checkpoint decides the shape"
+        yield mistake("E0304", ("model", "shape"), detail, "remove this, or write `checkpoint: random`", at_key=True)
     if random and model.tokenizer == "from-checkpoint":
         fix = "write `tokenizer: builtin:tiny-words`, `builtin:bytes` or the path of a tokenizer"
         yield mistake("E0305", ("model", "tokenizer"), "there is no checkpoint to take it from", fix)
-    if model.tokenizer.startswith("builtin:") and model.tokenizer not in ("builtin:tiny-words", "builtin:bytes"):
-        yield mistake("E0204", ("model", "tokenizer"), "built in are `builtin:tiny-words` and `builtin:bytes`")
+    if model.tokenizer.startswith("builtin:") and model.tokenizer not in BUILTIN_TOKENIZERS:
+        detail = f"built in are {', '.join(f'`{name}`' for name in BUILTIN_TOKENIZERS)}"
+        guess = suggest(model.tokenizer, BUILTIN_TOKENIZERS)
+        yield mistake("E0204", ("model", "tokenizer"), detail, f"did you mean `{guess}`?" if guess else None)
     if shape is not None and shape.heads % shape.kv_heads:
-        yield mistake("E0306", ("model", "shape", "kv_heads"), f"{shape.kv_heads} does not divide the {shape.heads} `heads`")
+        fix = f"those that do: {', '.join(str(count) for count in range(1, shape.heads + 1) if shape.heads % count == 0)}"
+        yield mistake("E0306", ("model", "shape", "kv_heads"), f"{shape.kv_heads} does not divide the {shape.heads} `heads`", fix)
     if shape is not None and shape.experts_per_token > shape.experts:
         detail = f"a token cannot visit {shape.experts_per_token} of {shape.experts} `experts`"
-        yield mistake("E0306", ("model", "shape", "experts_per_token"), detail)
+        yield mistake("E0306", ("model", "shape", "experts_per_token"), detail, f"at most {shape.experts}, or more `experts`")
     if shape is not None and shape.head_dim % 2:
-        yield mistake("E0306", ("model", "shape", "head_dim"), "rotary positions want an even width")
+        fix = f"the nearest even widths are {shape.head_dim - 1} and {shape.head_dim + 1}"
+        yield mistake("E0306", ("model", "shape", "head_dim"), "rotary positions want an even width", fix)
     for field, url in model_sources(model).items():
         path = local_path(url, root)
         if path is None:
             continue
-        if not _is_folder(path):
-            yield mistake("E0312", ("model", field), f"there is no folder {url}", "paths are relative to the spec's folder")
+        if not is_folder(path):
+            yield mistake("E0312", ("model", field), f"there is no folder {url}", _near(path, url))
         elif field == "checkpoint" and not any(path.glob("*.safetensors")):
-            yield mistake("E0317", ("model", field), f"{url} holds no *.safetensors file")
+            inside = sorted(file.parent.name for file in path.glob("*/*.safetensors"))
+            fix = (
+                f"did you mean `{url.rstrip('/')}/{inside[-1]}`?" if inside else "export it as safetensors; pickles are never read"
+            )
+            yield mistake("E0317", ("model", field), f"{url} holds no *.safetensors file", fix)
 
 
 def model_sources(model: Model) -> dict[str, str]:
@@ -67,19 +77,27 @@ def _check_domain(path: Path, domain: Domain, root: FilePath) -> Iterator[Proble
     for number, source in enumerate(domain.trajectories):
         here = (*path, "trajectories", number)
         if (source.path is None) == (source.synthesize is None):
-            yield mistake("E0302", here, "has neither" if source.path is None else "has both")
+            both = source.path is not None
+            yield mistake(
+                "E0302", here, "has both" if both else "has neither", "remove one" if both else "add `path` or `synthesize`"
+            )
             continue
         if source.synthesize is not None:
             if domain.world is None:
-                yield mistake("E0308", (*here, "synthesize"), "the domain has no `world` whose oracle could write them")
+                yield mistake(
+                    "E0308", (*here, "synthesize"), "the domain has no `world` whose oracle could write them", "add `world`"
+                )
             elif domain.prompts is None:
-                yield mistake("E0308", (*here, "synthesize"), "the domain has no `prompts` to write them for")
+                yield mistake("E0308", (*here, "synthesize"), "the domain has no `prompts` to write them for", "add `prompts`")
             if source.minimum_reward is not None:
-                yield mistake("E0303", (*here, "minimum_reward"), "only files are filtered by reward")
+                yield mistake("E0303", (*here, "minimum_reward"), "only files are filtered by reward", "remove it", at_key=True)
+            if source.format != "openai":
+                detail = "demonstrations are written as chat messages"
+                yield mistake("E0303", (*here, "format"), detail, "remove it: it says how the file of a `path` reads", at_key=True)
             continue
         for name, rate in (("habit_rate", source.habit_rate), ("slip_rate", source.slip_rate)):
             if rate:
-                yield mistake("E0303", (*here, name), "only `synthesize` has a demonstrator", at_key=True)
+                yield mistake("E0303", (*here, name), "only `synthesize` has a demonstrator", "remove it", at_key=True)
         yield from _check_file((*here, "path"), str(source.path), root)
 
 
@@ -89,10 +107,21 @@ def _check_file(path: Path, url: str, root: FilePath) -> Iterator[Problem]:
         return
     size = _file_bytes(file)
     if size is None:
-        fix = f"it is sought at {file}; give its path relative to the spec's folder, or --set it"
-        yield mistake("E0312", path, f"there is no file {url}", fix)
+        yield mistake("E0312", path, f"there is no file {url}", _near(file, url))
     elif size == 0:
-        yield mistake("E0313", path, f"{url} is empty")
+        yield mistake("E0313", path, f"{url} is empty", "one row of JSON on every line")
+
+
+def _near(path: FilePath, url: str) -> str:
+    """The path that was likely meant by one that does not exist; where it is sought otherwise."""
+    try:
+        siblings = sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
+    except (OSError, ValueError):
+        siblings = []
+    guess = suggest(path.name, siblings)
+    if guess:
+        return f"did you mean `{url.rstrip('/').removesuffix(path.name)}{guess}`?"
+    return "paths are relative to the spec's folder; write another, or --set it"
 
 
 def _file_bytes(path: FilePath) -> int | None:
@@ -103,7 +132,8 @@ def _file_bytes(path: FilePath) -> int | None:
         return None
 
 
-def _is_folder(path: FilePath) -> bool:
+def is_folder(path: FilePath) -> bool:
+    """Whether a folder is there and may be looked at."""
     try:
         return path.is_dir()
     except OSError:
@@ -116,26 +146,47 @@ def _check_stage(stage: Stage, spec: Spec, compilation: Compilation) -> Iterator
     shape = spec.model.shape
     if shape is not None and block.sequence_tokens > shape.context_tokens:
         detail = f"{block.sequence_tokens} is more than the model's `context_tokens`, {shape.context_tokens}"
-        yield mistake("E0310", (*path, "sequence_tokens"), detail)
+        yield mistake("E0310", (*path, "sequence_tokens"), detail, f"at most {shape.context_tokens}, or a longer `model.shape`")
     if isinstance(block, Sft):
         if (block.epochs is None) == (block.steps is None):
-            yield mistake("E0301", path, "has neither" if block.epochs is None else "has both", at_key=True)
-        for name in known:
-            if compilation.is_mistaken(("domains", name, "trajectories")):
-                continue
-            if not any(source.name == block.trajectories for source in spec.domains[name].trajectories):
-                there = ", ".join(f"`{source.name}`" for source in spec.domains[name].trajectories) or "none"
-                detail = f"domain `{name}` has no trajectories named `{block.trajectories}`"
-                yield mistake("E0307", _domain_path(path, stage, name), detail, f"it has: {there}")
+            both = block.epochs is not None
+            fix = "remove one of the two" if both else "add `epochs` or `steps`"
+            yield mistake("E0301", path, "has both" if both else "has neither", fix, at_key=True)
+        if not any(compilation.is_mistaken(("domains", name, "trajectories")) for name in known):
+            yield from _check_selection(stage, block, known, spec)
         return
     for name in known:
         yield from _needs_acting(_domain_path(path, stage, name), name, stage.kind, compilation)
         limits = spec.domains[name].limits
         if limits is not None and block.sequence_tokens < limits.context_tokens:
             detail = f"{block.sequence_tokens} is less than `domains.{name}.limits.context_tokens`, {limits.context_tokens}"
-            yield mistake("E0309", (*path, "sequence_tokens"), detail)
+            fix = f"at least {limits.context_tokens}, or a lower limit"
+            yield mistake("E0309", (*path, "sequence_tokens"), detail, fix)
     if isinstance(block, GrpoPhase) and block.updates > block.prompts:
-        yield mistake("E0316", (*path, "updates"), f"{block.updates} updates, {block.prompts} prompts")
+        detail = f"{block.updates} updates, {block.prompts} prompts"
+        yield mistake("E0316", (*path, "updates"), detail, f"at most {block.prompts} updates, or more `prompts`")
+
+
+def _check_selection(stage: Stage, block: Sft, known: list[str], spec: Spec) -> Iterator[Problem]:
+    """Every domain needs trajectories of the name that the stage asks for; where none has them, the name is at fault."""
+    there = {name: [source.name for source in spec.domains[name].trajectories] for name in known}
+    lacking = [name for name in known if block.trajectories not in there[name]]
+    if len(lacking) > 1 and len(lacking) == len(known):
+        names = sorted({one for names in there.values() for one in names})
+        detail = f"no domain of this stage has trajectories named `{block.trajectories}`"
+        yield mistake("E0307", (*stage.path, "trajectories"), detail, _did_you_mean(block.trajectories, names))
+        return
+    for name in lacking:
+        detail = f"domain `{name}` has no trajectories named `{block.trajectories}`"
+        path = (*stage.path, "trajectories") if len(known) == 1 else _domain_path(stage.path, stage, name)
+        yield mistake("E0307", path, detail, _did_you_mean(block.trajectories, there[name]))
+
+
+def _did_you_mean(word: str, names: Sequence[str]) -> str:
+    guess = suggest(word, names)
+    if guess and guess != word:
+        return f"did you mean `{guess}`?"
+    return f"there are: {', '.join(f'`{name}`' for name in names)}" if names else "add `trajectories` to the domain"
 
 
 def _domain_path(path: Path, stage: Stage, name: str) -> Path:
@@ -151,7 +202,8 @@ def _needs_acting(path: Path, name: str, what: str, compilation: Compilation) ->
     missing = [field for field in unset if not compilation.is_mistaken(("domains", name, field))]
     if missing:
         fields = ", ".join(f"`{field}`" for field in missing)
-        yield mistake("E0308", path, f"`{what}` acts in domain `{name}`, which has no {fields}", at_key=True)
+        detail = f"`{what}` acts in domain `{name}`, which has no {fields}"
+        yield mistake("E0308", path, detail, f"add {fields} to `domains.{name}`", at_key=True)
 
 
 def _check_evaluation(spec: Spec, compilation: Compilation) -> Iterator[Problem]:
@@ -161,7 +213,8 @@ def _check_evaluation(spec: Spec, compilation: Compilation) -> Iterator[Problem]
         yield from _needs_acting(("domains", name), name, "evaluate", compilation)
         if domain.prompts is not None and domain.prompts.heldout < spec.evaluate.episodes:
             detail = f"{domain.prompts.heldout} held-out tasks, but `evaluate.episodes` is {spec.evaluate.episodes}"
-            yield mistake("E0315", ("domains", name, "prompts", "heldout"), detail)
+            fix = f"at least {spec.evaluate.episodes}, or fewer episodes"
+            yield mistake("E0315", ("domains", name, "prompts", "heldout"), detail, fix)
     if spec.evaluate.continued_sft and spec.student.distill is None:
         detail = "the control matches the tokens of distillation, and there is no `student.distill`"
-        yield mistake("E0303", ("evaluate", "continued_sft"), detail)
+        yield mistake("E0303", ("evaluate", "continued_sft"), detail, "remove it, or add `student.distill`", at_key=True)

@@ -22,7 +22,8 @@ def route(compilation: Compilation) -> Compilation:
         for position, domain in enumerate(rule.domains):
             if domain in owners:
                 detail = f"`{domain}` is routed to `{owners[domain]}` already"
-                mistakes.append(mistake("E0402", ("routing", number, "domains", position), detail))
+                fix = f"remove it from one of the rules of `{owners[domain]}` and `{rule.teacher}`"
+                mistakes.append(mistake("E0402", ("routing", number, "domains", position), detail, fix))
             owners.setdefault(domain, rule.teacher)
     routing_is_whole = not compilation.is_mistaken(("routing",))
     if spec.student.distill is not None and routing_is_whole:
@@ -84,7 +85,13 @@ def _order(spec: Spec) -> tuple[tuple[str, ...], list[Problem]]:
 def _check_names(spec: Spec) -> Iterator[Problem]:
     for name in spec.teachers:
         if name in STUDENT_ROWS:
-            yield mistake("E0406", ("teachers", name), f"`{name}` already stands for a model of the student's", at_key=True)
+            yield mistake(
+                "E0406",
+                ("teachers", name),
+                f"`{name}` already stands for a model of the student's",
+                "choose another name",
+                at_key=True,
+            )
     if spec.evaluate is None or spec.evaluate.models == "all":
         return
     rows = ["base", "sft", *spec.teachers]
