@@ -1,0 +1,73 @@
+"""torchtitan's model computes what transformers computes, packed or alone, and hands its weights back under transformers' names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.stages.import_model import write_random_model
+from polymath.runtime.trainer.attention import document_layout
+from polymath.runtime.trainer.model import model_spec, transformers_weights
+from polymath.specs.model import Model, ModelShape
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+LENGTHS = (5, 17, 1, 9)
+
+
+def _shape(tied: bool) -> ModelShape:
+    return ModelShape(
+        hidden=32, layers=2, heads=4, kv_heads=2, head_dim=32, experts=4, experts_per_token=2, expert_hidden=16, context_tokens=64,
+        tied_embeddings=tied,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in Hugging Face form, as the import job writes it."""
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = load_tokenizer(
+        Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:bytes", shape=_shape(request.param))
+    )
+    write_random_model(path, _shape(request.param), tokenizer, seed=5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> nn.Module:
+    """torchtitan's model with the same weights, not sharded."""
+    spec = model_spec(folder, experts_format="float32")
+    model = spec.model.build()
+    model.init_weights(buffer_device=None)
+    adapter = spec.state_dict_adapter(spec.model, str(folder))
+    published = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    missing, unexpected = model.load_state_dict(adapter.from_hf(published), strict=False)
+    assert not unexpected and not [name for name in missing if "lm_head" not in name]
+    return model.eval()
+
+
+def _logits(model: nn.Module, rows: list[list[int]], lengths: list[list[int]]) -> Tensor:
+    documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
+    positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
+    with torch.no_grad():
+        return model(torch.tensor(rows), positions=positions, attention_masks=document_layout(documents))
+
+
+def test_the_logits_of_a_packed_document_are_those_of_the_document_alone(folder: Path, ours: nn.Module) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    documents = [torch.randint(0, 256, (length,), generator=generator).tolist() for length in LENGTHS]
+    packed = _logits(ours, [[token for document in documents for token in document]], [list(LENGTHS)])[0]
+    for document, found in zip(documents, packed.split(LENGTHS), strict=True):
+        torch.testing.assert_close(found, _logits(ours, [document], [[len(document)]])[0], atol=1e-5, rtol=0)
+        with torch.no_grad():
+            torch.testing.assert_close(found, theirs(torch.tensor([document])).logits[0], atol=1e-5, rtol=0)
+
+
+def test_the_full_weights_are_those_of_transformers_by_name_and_value(folder: Path, ours: nn.Module) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    found = transformers_weights(ours, model_spec(folder, experts_format="float32").model)
+    assert {name for name in found if not name.startswith("lm_head")} == {name for name in theirs if not name.startswith("lm_head")}
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=0, rtol=0)
