@@ -1,7 +1,8 @@
 """The plan: what the compiler writes and the runtime reads.
 
 A plan directory holds `plan.json` (the job graph and its digests), `jobs/<id>.json` (all that one job needs), `graph.mmd` (a
-picture) and `sources.json` (where the inputs lie on this machine; outside the digests and the promise of identical bytes).
+picture), `origins.json` (where every value came from; outside the digests) and `sources.json` (where the inputs lie on this
+machine; outside the digests and the promise of identical bytes).
 """
 
 import hashlib
@@ -21,13 +22,25 @@ PLAN_FORMAT = "polymath.plan/1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mesh:
-    """The device mesh of a trainer, as torchtitan's degrees. `replicate * shard == devices`; `expert` divides `shard`."""
+    """The device mesh of a trainer, as torchtitan's degrees.
+
+    `replicate * shard * context * tensor * pipeline == devices`; `expert` divides `shard * context * tensor`.
+    """
 
     devices: int
     replicate: int
     shard: int
     expert: int
     micro_batch: int  # rows that one rank computes at once
+    tensor: int = 1
+    context: int = 1
+    pipeline: int = 1
+    activation_checkpoint: str = "none"  # none | selective | full
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that each take rows of their own."""
+        return self.replicate * self.shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +119,7 @@ class Sources:
 
     spec_folder: str  # absolute
     runs: str  # as written in the spec
+    artifacts: str | None = None  # as written in the spec
     urls: Mapping[str, str]  # by the key that an Input's `source` names, as written in the spec
 
     @property

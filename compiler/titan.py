@@ -11,8 +11,8 @@ from .plan import Mesh, Override
 from .stages import Block, Stage
 
 ADAM_EPSILON = 1e-8
-# torch 2.13 with torchtitan's default backend, spmd_types: "all parameters must be DTensors" at more than one rank.
-SPMD_BACKEND = "partial_dtensor"
+# By version of torch. With 2.13, torchtitan's default, spmd_types, fails at more than one rank: "all parameters must be DTensors".
+SPMD_BACKENDS = {"2.13.0": "partial_dtensor", "2.15.0": "spmd_types"}
 CONSTANT = 1.0  # torchtitan has no constant schedule; a decay that ends at the peak is constant
 
 
@@ -40,7 +40,10 @@ def _settings(spec: Spec, block: Block, mesh: Mesh, seed: int) -> Iterator[tuple
     yield "parallelism.data_parallel_replicate_degree", mesh.replicate
     yield "parallelism.data_parallel_shard_degree", mesh.shard
     yield "parallelism.expert_parallel_degree", mesh.expert
-    yield "parallelism.spmd_backend", SPMD_BACKEND
+    yield "parallelism.tensor_parallel_degree", mesh.tensor
+    yield "parallelism.context_parallel_degree", mesh.context
+    yield "parallelism.pipeline_parallel_degree", mesh.pipeline
+    yield "parallelism.spmd_backend", SPMD_BACKENDS[str(spec.cluster.software.torch)]
     adam = {"lr": block.learning_rate, "betas": list(block.betas), "eps": ADAM_EPSILON, "weight_decay": block.weight_decay}
     for name, value in adam.items():
         yield f"optimizer.param_groups.0.optimizer_kwargs.{name}", value

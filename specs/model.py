@@ -1,4 +1,4 @@
-"""The language: every block a spec may hold, as frozen dataclasses. This file is the single source of truth.
+"""The language: every block a spec may hold, as frozen dataclasses. This file and `machine.py` are the single source of truth.
 
 Sources: method.md sections 4 to 6 of the Agents-A1 report (arXiv 2606.30616) name the training fields; each default that the
 report does not state is ours and its documentation says so.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .fields import Identity, spec_field
+from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Storage
 
 PLACEMENT, LABEL = Identity.PLACEMENT, Identity.LABEL
 NAME = r"^[a-z][a-z0-9_-]{0,62}$"
@@ -36,7 +37,13 @@ class ModelShape:
 class Model:
     """The model that is the base, the student and every teacher."""
 
-    family: Literal["qwen3_moe"] = spec_field("Architecture family.", examples=("qwen3_moe",))
+    family: Literal["qwen3_moe", "qwen3_5_moe"] = spec_field("Architecture family.", examples=("qwen3_moe",))
+    size: Literal["30b-a3b", "35b-a3b"] | None = spec_field(
+        "Name of published dimensions of the family, for a random model or for a checkpoint; needed where the checkpoint's "
+        "config.json is not on this machine.",
+        default=None,
+        examples=("35b-a3b",),
+    )
     checkpoint: str = spec_field(
         "`random`, or the path or URL of a Hugging Face checkpoint folder (safetensors only).",
         examples=("random", "file:///models/qwen3-30b-a3b"),
@@ -46,7 +53,9 @@ class Model:
         default="from-checkpoint",
         examples=("builtin:tiny-words",),
     )
-    shape: ModelShape | None = spec_field("Dimensions; needed where `checkpoint` is `random`, refused elsewhere.", default=None)
+    shape: ModelShape | None = spec_field(
+        "Dimensions of a random model of family `qwen3_moe` that has no `size`; refused elsewhere.", default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +97,7 @@ class Limits:
     turns: int = spec_field("Most assistant turns in an episode.", unit="turns", minimum=1)
     response_tokens: int = spec_field("Most tokens the model may write in one turn.", unit="tokens", minimum=1)
     context_tokens: int = spec_field("Most tokens in an episode.", unit="tokens", minimum=8)
+    tool_calls: int | None = spec_field("Most tool calls in an episode; left out, turns alone bound them.", default=None, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +123,12 @@ class Reward:
     outcome: float = spec_field("Weight of the outcome verifier (0 or 1).", default=1.0)
     format: float = spec_field("Weight of the share of turns whose action the world could read.", default=0.0)
     steps: float = spec_field("Weight of the mean of the step verifiers.", default=0.0)
+    outcome_by: Literal["world", "judge"] = spec_field(
+        "Who says whether the outcome is right: the world's verifier, or `engines.judge`.", default="world"
+    )
+    steps_by: Literal["world", "judge"] = spec_field(
+        "Who scores the steps: the world's step verifiers, or `engines.judge` by a rubric.", default="world"
+    )
     efficiency: Efficiency | None = spec_field("Penalty on many tool calls.", default=None)
     repetition: Repetition | None = spec_field("Penalty on repeated tool calls.", default=None)
 
@@ -248,6 +264,14 @@ class SftPhase(Sft):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KeepMixed:
+    """Which tasks a phase trains on: those that its starting model solves in some attempts and fails in others."""
+
+    attempts: int = spec_field("Attempts at each task.", minimum=2, unit="rollouts")
+    tasks: int | None = spec_field("Most tasks that are kept.", default=None, minimum=1, unit="tasks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GrpoPhase(Optimization):
     """A teacher's GRPO phase: group-normalised advantages and an asymmetric clip (report section 5)."""
 
@@ -260,6 +284,16 @@ class GrpoPhase(Optimization):
     clip: tuple[float, float] = spec_field("How far the ratio may fall below and rise above 1.", default=(0.2, 0.28), minimum=0)
     reference_kl: float = spec_field("Weight of the KL to the phase's starting weights.", default=0.0, minimum=0)
     entropy: float = spec_field("Weight of the entropy bonus.", default=0.0, minimum=0)
+    advantage: Literal["outcome", "process"] = spec_field(
+        "`outcome` normalises rewards in their group; `process` adds credit that ranks the failures by their steps.",
+        default="outcome",
+    )
+    process_weight: float = spec_field("Weight of the process credit; the report states 0.5.", default=0.5, exclusive_minimum=0)
+    dynamic_sampling: bool = spec_field("Whether groups whose rewards are all equal are dropped.", default=True)
+    keep_mixed: KeepMixed | None = spec_field("Filter of the tasks by difficulty.", default=None)
+    settings: dict[str, Any] = spec_field(
+        "Settings of the domains' worlds that differ in this phase, such as a harder difficulty.", default_factory=dict
+    )
     sampling: Sampling = spec_field("How rollouts are sampled.", default_factory=lambda: Sampling())
 
 
@@ -277,86 +311,6 @@ class Route:
 
     domains: tuple[str, ...] = spec_field("Domains whose prompts go to this teacher.", reference="domains", item_minimum_count=1)
     teacher: str = spec_field("The teacher that scores them.", reference="teachers")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cluster:
-    """The machine or machines."""
-
-    accelerator: Literal["cpu", "h100", "h200"] = spec_field("Kind of device.", identity=PLACEMENT)
-    nodes: int = spec_field("Number of machines.", default=1, minimum=1, identity=PLACEMENT)
-    per_node: int = spec_field("Devices of a machine; on a CPU, processes.", unit="devices", minimum=1, identity=PLACEMENT)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerPlacement:
-    """The mesh of a training job."""
-
-    devices: int = spec_field("Ranks.", minimum=1, identity=PLACEMENT)
-    expert: int = spec_field(
-        "Expert parallel degree; divides the devices and the number of experts.", default=1, minimum=1, identity=PLACEMENT
-    )
-    replicate: int = spec_field("Replicas of the sharded model.", default=1, minimum=1, identity=PLACEMENT)
-    fsdp: Literal["auto"] | int = spec_field(
-        "Shards per replica; `auto` takes the ranks that are left.", default="auto", minimum=1, identity=PLACEMENT
-    )
-    micro_batch: Literal["auto"] | int = spec_field(
-        "Rows that a rank computes at once.", unit="rows", default="auto", minimum=1, identity=PLACEMENT
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobPlacement:
-    """Where the roles of a kind of job run."""
-
-    trainer: TrainerPlacement = spec_field("The torchrun invocation.", identity=PLACEMENT)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Placement:
-    """Placement per kind of job. A kind left out uses every device of the cluster with expert degree 1."""
-
-    sft: JobPlacement | None = spec_field("SFT jobs.", default=None, identity=PLACEMENT)
-    grpo: JobPlacement | None = spec_field("GRPO jobs.", default=None, identity=PLACEMENT)
-    distill: JobPlacement | None = spec_field("Distillation.", default=None, identity=PLACEMENT)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Engines:
-    """What generates and scores."""
-
-    rollout: Literal["transformers"] = spec_field("Engine that acts.", default="transformers")
-    scorer: Literal["transformers"] = spec_field("Engine that scores for the teachers.", default="transformers")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExpertPrecision:
-    """What the experts compute in."""
-
-    format: Literal["float32", "bfloat16"] = spec_field("Number format of the experts' products.", default="bfloat16")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Precision:
-    """Number formats. Weights and optimizer state are always float32."""
-
-    compute: Literal["float32", "bfloat16"] = spec_field("Format of activations outside the experts.", default="bfloat16")
-    experts: ExpertPrecision = spec_field("Format of the experts.", default_factory=lambda: ExpertPrecision())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
-    """How often training can resume."""
-
-    every_steps: int = spec_field("Steps between checkpoints.", unit="steps", default=20, minimum=1, identity=PLACEMENT)
-    keep: int = spec_field("Checkpoints kept.", default=2, minimum=2, identity=PLACEMENT)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Storage:
-    """Where things are written."""
-
-    runs: str = spec_field("Folder of runs, relative to the spec.", default="./runs", identity=LABEL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,21 +8,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...specs import model
+from ...specs import machine, model
 from ...specs.build import from_json, to_json
 from ...specs.fields import Identity
 from ..canonical import digest
 from ..compilation import Compilation
 from ..plan import Job, Plan, compiler_version
 
-PINNED = {"torch": "2.13.0", "torchtitan": "0.3.0", "transformers": "5.19"}  # what the plan's settings were written for
+PINNED = {"torchtitan": "0.3.0", "transformers": "5.19"}  # what the plan's settings were written for
 NUMERICS = (Identity.NUMERICS,)
 EVERYTHING_BUT_LABELS = (Identity.NUMERICS, Identity.PLACEMENT)
 _BLOCKS: dict[str, type[Any]] = {
     "model": model.Model,
-    "precision": model.Precision,
-    "engines": model.Engines,
-    "checkpoint": model.Checkpoint,
+    "precision": machine.Precision,
+    "engines": machine.Engines,
+    "checkpoint": machine.Checkpoint,
 }
 
 
@@ -30,10 +30,12 @@ def emit(compilation: Compilation) -> Compilation:
     """Digest the jobs in order and gather them."""
     spec = compilation.spec
     assert spec is not None
+    software = spec.cluster.software
+    versions = {**PINNED, "torch": software.torch, "cuda": software.cuda, "polymath": compiler_version()}
     jobs: dict[str, Job] = {}
     for job in compilation.jobs:
         recipe = digest(_recipe(job, jobs))
-        jobs[job.id] = replace(job, recipe_digest=recipe, exact_digest=digest(_exact(job, recipe, jobs)))
+        jobs[job.id] = replace(job, recipe_digest=recipe, exact_digest=digest(_exact(job, recipe, jobs, versions)))
     plan = Plan(
         name=spec.name,
         seed=spec.seed,
@@ -54,14 +56,14 @@ def _recipe(job: Job, upstream: Mapping[str, Job]) -> dict[str, Any]:
     return {"kind": job.kind, "seed": job.seed, "settings": _kept(job.settings, NUMERICS), "inputs": inputs}
 
 
-def _exact(job: Job, recipe: str, upstream: Mapping[str, Job]) -> dict[str, Any]:
+def _exact(job: Job, recipe: str, upstream: Mapping[str, Job], versions: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "upstream": {need: upstream[need].exact_digest for need in job.needs},
         "roles": {name: to_json(role) for name, role in job.roles.items()},
         "titan": to_json(job.titan),
         "settings": _kept(job.settings, EVERYTHING_BUT_LABELS),
-        "versions": {**PINNED, "polymath": compiler_version()},
+        "versions": versions,
     }
 
 

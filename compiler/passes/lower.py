@@ -22,7 +22,9 @@ def lower(compilation: Compilation) -> Compilation:
     spec = compilation.spec
     assert spec is not None and not compilation.diagnostics
     lowering = _Lowering(compilation, spec)
-    sources = Sources(spec_folder=str(compilation.root), runs=spec.storage.runs, urls=source_urls(spec))
+    sources = Sources(
+        spec_folder=str(compilation.root), runs=spec.storage.runs, artifacts=spec.storage.artifacts, urls=source_urls(spec)
+    )
     return replace(compilation, jobs=tuple(lowering.all_jobs()), sources=sources)
 
 

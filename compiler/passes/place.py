@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ...specs.build import Path, Problem
-from ...specs.model import Sft, Spec, TrainerPlacement
+from ...specs.families import dimensions_of
+from ...specs.machine import TrainerPlacement
+from ...specs.model import Sft, Spec
 from ..compilation import Compilation, mistake
 from ..plan import Mesh
 from ..stages import Stage, stages
@@ -47,33 +49,48 @@ def placement_of(spec: Spec, kind: str) -> TrainerPlacement:
     return TrainerPlacement(devices=spec.cluster.nodes * spec.cluster.per_node)
 
 
+def _degree(value: int | str) -> int:
+    """A degree, where `auto` asks for no more than one."""
+    return 1 if isinstance(value, str) else value
+
+
+def _inside(placement: TrainerPlacement) -> int:
+    """Ranks that work on the same rows."""
+    return _degree(placement.tensor) * _degree(placement.context) * _degree(placement.pipeline)
+
+
 def _shard(placement: TrainerPlacement) -> int:
-    return placement.devices // placement.replicate if placement.fsdp == "auto" else placement.fsdp
+    if placement.fsdp != "auto":
+        return placement.fsdp
+    return placement.devices // (_degree(placement.replicate) * _inside(placement))
 
 
 def _check_mesh(placement: TrainerPlacement, path: Path, spec: Spec) -> Iterator[Problem]:
     cluster = spec.cluster
     there = cluster.nodes * cluster.per_node
-    devices, expert, shard = placement.devices, placement.expert, _shard(placement)
+    devices, expert, shard = placement.devices, _degree(placement.expert), _shard(placement)
+    replicate, inside = _degree(placement.replicate), _inside(placement)
+    borrowed = shard * _degree(placement.context) * _degree(placement.tensor)
     if devices > there:
         detail = f"{devices} devices, but {cluster.nodes} x {cluster.per_node} = {there} in `cluster`"
         yield mistake("E0501", (*path, "devices"), detail, f"at most {there}, or a larger `cluster`")
     elif devices > cluster.per_node and devices % cluster.per_node:
         detail = f"{devices} devices do not fill machines of {cluster.per_node}"
         yield mistake("E0506", (*path, "devices"), detail, f"a multiple of {cluster.per_node}, or fewer than that")
-    if placement.replicate * shard != devices:
-        detail = f"replicate {placement.replicate} x fsdp {shard} = {placement.replicate * shard}, but there are {devices} devices"
+    if replicate * shard * inside != devices:
+        within = f" x {inside} within a row" if inside > 1 else ""
+        detail = f"replicate {replicate} x fsdp {shard}{within} = {replicate * shard * inside}, but there are {devices} devices"
         where = "replicate" if placement.fsdp == "auto" else "fsdp"
-        fix = f"`replicate` must divide {devices}" if placement.fsdp == "auto" else "write `fsdp: auto`"
+        fix = f"`replicate` must divide {devices // inside}" if placement.fsdp == "auto" else "write `fsdp: auto`"
         yield mistake("E0502", (*path, where), detail, fix)
-    elif shard % expert:
-        fitting = max(degree for degree in range(1, shard + 1) if shard % degree == 0 and degree <= expert)
-        detail = f"expert degree {expert} does not divide the {shard} shards"
+    elif borrowed % expert:
+        fitting = max(degree for degree in range(1, borrowed + 1) if borrowed % degree == 0 and degree <= expert)
+        detail = f"expert degree {expert} does not divide the {borrowed} shards"
         yield mistake("E0503", (*path, "expert"), detail, f"nearest that does: {fitting}")
-    shape = spec.model.shape
-    if shape is not None and shape.experts % expert:
-        fitting = max(degree for degree in range(1, expert + 1) if shape.experts % degree == 0)
-        detail = f"{expert} does not divide the {shape.experts} experts of `model.shape`"
+    model = dimensions_of(spec.model)
+    if model is not None and model.experts % expert:
+        fitting = max(degree for degree in range(1, expert + 1) if model.experts % degree == 0)
+        detail = f"{expert} does not divide the model's {model.experts} experts"
         yield mistake("E0504", (*path, "expert"), detail, f"nearest that does: {fitting}")
 
 
@@ -84,10 +101,18 @@ def _mesh(placement: TrainerPlacement, stage: Stage) -> Mesh:
         aim = SFT_TOKENS if isinstance(stage.block, Sft) else ON_POLICY_TOKENS
         micro_batch = max(1, aim // stage.block.sequence_tokens)
         if isinstance(stage.block, Sft):  # the largest share of a rank's rows that is not above the aim
-            rows = max(1, stage.block.batch_sequences // (placement.replicate * shard))
+            rows = max(1, stage.block.batch_sequences // (_degree(placement.replicate) * shard))
             micro_batch = max(size for size in range(1, min(micro_batch, rows) + 1) if rows % size == 0)
     return Mesh(
-        devices=placement.devices, replicate=placement.replicate, shard=shard, expert=placement.expert, micro_batch=micro_batch
+        devices=placement.devices,
+        replicate=_degree(placement.replicate),
+        shard=shard,
+        expert=_degree(placement.expert),
+        micro_batch=micro_batch,
+        tensor=_degree(placement.tensor),
+        context=_degree(placement.context),
+        pipeline=_degree(placement.pipeline),
+        activation_checkpoint="none" if placement.activation_checkpoint == "auto" else placement.activation_checkpoint,
     )
 
 
@@ -95,9 +120,9 @@ def _check_batch(stage: Stage, mesh: Mesh) -> Iterator[Problem]:
     """Only SFT has a fixed number of rows; on-policy batches are padded to fit."""
     if not isinstance(stage.block, Sft):
         return
-    unit = mesh.replicate * mesh.shard * mesh.micro_batch
+    unit = mesh.data_parallel * mesh.micro_batch
     rows = stage.block.batch_sequences
     if rows % unit:
-        detail = f"{rows} rows cannot be divided by {mesh.replicate * mesh.shard} ranks x {mesh.micro_batch} rows at once"
+        detail = f"{rows} rows cannot be divided by {mesh.data_parallel} ranks x {mesh.micro_batch} rows at once"
         near = ", ".join(str(size) for size in sorted({rows // unit * unit, rows // unit * unit + unit}) if size)
         yield mistake("E0505", (*stage.path, "batch_sequences"), detail, f"nearest that can: {near}")

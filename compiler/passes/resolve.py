@@ -5,10 +5,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ...specs.build import Problem, build, suggest, to_json
+from ...specs.hardware import ACCELERATORS
+from ...specs.machine import Cluster, Software
 from ...specs.model import Domain, SftPhase, Spec, Teacher
 from ...specs.worlds import BUILTIN_WORLDS
 from ..compilation import Compilation, mistake
+from ..stages import stages
 
+CPU_TORCH = "2.13.0"  # the newest with a wheel for CPUs alone
+GPU_TORCH, GPU_CUDA = "2.15.0", "13.0"
 WORLD_GROUP = "polymath.worlds"  # entry points of users' worlds
 
 
@@ -22,8 +27,30 @@ def resolve(compilation: Compilation) -> Compilation:
     every = tuple(sorted(domains))  # the order of a spec's keys means nothing
     student = replace(spec.student, sft=replace(spec.student.sft, domains=_all(spec.student.sft.domains, every)))
     teachers = {name: _resolve_teacher(teacher, every) for name, teacher in spec.teachers.items()}
-    resolved: Spec = replace(spec, domains=domains, student=student, teachers=teachers)
-    return replace(compilation, spec=resolved).with_mistakes(*mistakes)
+    cluster = replace(spec.cluster, software=_resolve_software(spec.cluster))
+    resolved: Spec = replace(spec, domains=domains, student=student, teachers=teachers, cluster=cluster)
+    return _say_what_was_open(replace(compilation, spec=resolved).with_mistakes(*mistakes), spec)
+
+
+def _say_what_was_open(compilation: Compilation, written: Spec) -> Compilation:
+    resolved = compilation.spec
+    assert resolved is not None
+    for before, after in zip(stages(written), stages(resolved), strict=True):
+        if getattr(before.block, "domains", None) == "all":
+            compilation = compilation.decided((*after.path, "domains"), after.domains, by="resolve", reason="`all` domains")
+    for name in ("torch", "cuda"):
+        if getattr(written.cluster.software, name) is None:
+            value = getattr(resolved.cluster.software, name)
+            reason = f"what a {written.cluster.accelerator} needs"
+            compilation = compilation.decided(("cluster", "software", name), value, by="resolve", reason=reason)
+    return compilation
+
+
+def _resolve_software(cluster: Cluster) -> Software:
+    """The versions that the accelerator needs, where the spec names none."""
+    is_gpu = ACCELERATORS[cluster.accelerator].is_gpu
+    torch = cluster.software.torch or (GPU_TORCH if is_gpu else CPU_TORCH)
+    return Software(torch=torch, cuda=cluster.software.cuda or (GPU_CUDA if is_gpu else None))
 
 
 def _all(domains: Any, every: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polymath.specs import model
+from polymath.specs import machine, model
 from polymath.specs.build import build, from_json, to_json
 from polymath.specs.diagnostics import UserError
 from polymath.specs.fields import Identity
@@ -71,7 +71,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=200, deadline=None)
-@given(JSON, st.sampled_from([model.Spec, model.Teacher, model.Domain, model.Evaluate, model.TrainerPlacement]))
+@given(JSON, st.sampled_from([model.Spec, model.Teacher, model.Domain, model.Evaluate, machine.TrainerPlacement]))
 def test_no_data_makes_the_builder_fail(data: object, cls: type) -> None:
     value, problems = build(cls, data)
     assert problems or isinstance(value, cls)
