@@ -53,7 +53,7 @@ class Compilation:
         """Remember that a pass chose a value, and why; `polymath compile --show` and `diff` tell it.
 
         `path` is a path of the spec, such as `("placement", "sft", "trainer", "fsdp")`; of what the spec has no place for, it is
-        `("jobs", <job id>, ...)` and the path in the job's file, such as `("jobs", "sft", "roles", "trainer", "mesh", "micro_batch")`.
+        `("jobs", <job id>, ...)` and the path in its file, such as `("jobs", "sft", "roles", "trainer", "mesh", "micro_batch")`.
         """
         return replace(self, decisions={**self.decisions, path: Decision(value=value, by=by, reason=reason)})
 

@@ -9,6 +9,7 @@ from .compilation import Compilation, Pass
 from .lock import Lock, lock_path, locked_digests, make_lock, read_lock, write_lock
 from .passes import CHECKS, PASSES
 from .plan import Plan
+from .provenance import find_origins
 from .store import write_plan
 
 
@@ -28,14 +29,19 @@ def lock_spec(path: Path, overrides: Sequence[str] = ()) -> tuple[Lock, Path]:
     return lock, lock_path(path)
 
 
-def compile_spec(path: Path, folder: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Compile a spec into a plan directory. Its inputs get their hashes from the lock, where there is one."""
+def compile_in_memory(path: Path, overrides: Sequence[str] = ()) -> Compilation:
+    """Compile a spec and write nothing. Its inputs get their hashes from the lock, where there is one."""
     checked = check_spec(path, overrides)
     assert checked.spec is not None
     digests = locked_digests(read_lock(lock_path(path)), checked.spec, checked.root, str(path))
-    done = _run(PASSES[len(CHECKS) :], replace(checked, digests=digests))
+    return _run(PASSES[len(CHECKS) :], replace(checked, digests=digests))
+
+
+def compile_spec(path: Path, folder: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Compile a spec into a plan directory."""
+    done = compile_in_memory(path, overrides)
     assert done.plan is not None and done.sources is not None
-    write_plan(done.plan, done.sources, folder)
+    write_plan(done.plan, done.sources, folder, find_origins(done))
     return done.plan
 
 

@@ -10,11 +10,12 @@ from ..specs.build import to_json
 from ..specs.diagnostics import ExitCode, UserError
 from .canonical import digest, readable_json
 from .plan import Plan, Sources
+from .provenance import ORIGINS, Origins
 
 SUMMARY_FIELDS = ("id", "kind", "needs", "recipe_digest", "exact_digest")
 
 
-def write_plan(plan: Plan, sources: Sources, folder: Path) -> None:
+def write_plan(plan: Plan, sources: Sources, folder: Path, origins: Origins | None = None) -> None:
     """Publish a plan in a folder, replacing an older plan.
 
     Raises:
@@ -22,7 +23,7 @@ def write_plan(plan: Plan, sources: Sources, folder: Path) -> None:
     """
     if folder.exists() and not (folder.is_dir() and ((folder / "plan.json").is_file() or not any(folder.iterdir()))):
         raise UserError(f"{folder} exists and is not a plan", exit_code=ExitCode.USAGE, fix="choose another folder with -o")
-    files = plan_files(plan, sources)
+    files = plan_files(plan, sources, origins)
     if _holds(folder, files):  # a run may be reading it
         return
     try:
@@ -41,7 +42,7 @@ def write_plan(plan: Plan, sources: Sources, folder: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def plan_files(plan: Plan, sources: Sources) -> dict[str, str]:
+def plan_files(plan: Plan, sources: Sources, origins: Origins | None = None) -> dict[str, str]:
     """The files of a plan directory by relative path."""
     files = {f"jobs/{job.id}.json": readable_json(to_json(job)) for job in plan.jobs}
     files["graph.mmd"] = mermaid(plan)
@@ -49,6 +50,7 @@ def plan_files(plan: Plan, sources: Sources) -> dict[str, str]:
     head["jobs"] = [{name: job[name] for name in SUMMARY_FIELDS} for job in head["jobs"]]
     head["files"] = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
     head["digest"] = digest(head)
+    files[ORIGINS] = readable_json(to_json(origins or Origins()))
     files["sources.json"] = readable_json(to_json(sources))
     files["plan.json"] = readable_json(head)
     return files

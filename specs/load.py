@@ -102,12 +102,12 @@ def _apply(override: str, data: Any, spans: Spans) -> tuple[Problem | None, Span
     if not equals or not name:
         raise UserError(f"--set {override}: not of the form path=value", exit_code=ExitCode.USAGE)
     value: Any = scalar(text)
+    inner: list[Path] = []
     if text[:1] in ("[", "{", '"', "'"):
         document: Document = read_text(text, span.file)
         if document.diagnostics:
             return Problem(code="E0101", path=(), detail=document.diagnostics[0].detail), span
-        value = document.data
-
+        value, inner = document.data, list(document.spans.values)
     if name == EXTENDS:
         detail = "what a spec extends is read from its file; this would be ignored"
         return Problem(code="E0303", path=(), detail=detail), span
@@ -128,6 +128,7 @@ def _apply(override: str, data: Any, spans: Spans) -> tuple[Problem | None, Span
         if position == len(parts) - 1:
             cast(Any, here)[index] = value
             spans.override(path, span)
+            spans.values.update(((*path, *below), span) for below in inner)
         else:
             if isinstance(here, dict) and part not in here:
                 cast(dict[str, Any], here)[part] = {}

@@ -30,7 +30,7 @@ from .process import Group, Launcher, LocalTorchrun, Running
 from .progress import ProgressView, make_view, read_progress
 
 POLL_SECONDS = 0.25
-PLAN_FILES = ("plan.json", "sources.json", "graph.mmd")
+PLAN_FILES = ("plan.json", "sources.json", "origins.json", "graph.mmd")
 
 
 @dataclass(kw_only=True)
