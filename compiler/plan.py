@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
+from ..specs.machine import Cluster
 from .canonical import digest
 
 PLAN_FORMAT = "polymath.plan/1"
@@ -101,6 +102,7 @@ class Plan:
     compiler: str  # version that wrote it
     recipe_digest: str
     exact_digest: str
+    cluster: Cluster  # the machine that the plan is for
     jobs: tuple[Job, ...]  # in an order in which they can run
     processes: tuple[tuple[str, ...], ...]  # jobs that share one torchrun invocation, in order
     format: str = field(default=PLAN_FORMAT)

@@ -42,6 +42,7 @@ def emit(compilation: Compilation) -> Compilation:
         compiler=compiler_version(),
         recipe_digest=digest({job.id: job.recipe_digest for job in jobs.values()}),
         exact_digest=digest({job.id: job.exact_digest for job in jobs.values()}),
+        cluster=spec.cluster,
         jobs=tuple(jobs.values()),
         processes=_processes(tuple(jobs.values())),
     )

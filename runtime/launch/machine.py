@@ -11,7 +11,8 @@ from pathlib import Path
 from ...compiler.plan import Job
 from ...specs.build import from_json
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import Checkpoint, Model, ModelShape
+from ...specs.machine import Checkpoint
+from ...specs.model import Model, ModelShape
 
 MARGIN_BYTES = 64 * 2**20  # logs, metrics, ledger and report
 BYTES_PER_PARAMETER = 4  # weights and optimizer state are float32

@@ -10,7 +10,8 @@ import shutil
 from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import Domain, Engines, Evaluate, Precision
+from ...specs.machine import Engines, Precision
+from ...specs.model import Domain, Evaluate
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
 from ..engines.protocol import SamplingSettings

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import Domain, Engines, Precision, Sampling
+from ...specs.machine import Engines, Precision
+from ...specs.model import Domain, Sampling
 from ..data.batch import Document, PackedBatch
 from ..data.packing import bins, pack
 from ..data.renderer import Renderer

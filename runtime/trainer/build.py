@@ -9,7 +9,8 @@ from torchtitan.config import CommConfig, DebugConfig, ParallelismConfig, Traini
 from torchtitan.distributed import utils as titan_distributed
 from torchtitan.tools.logging import init_logger
 
-from ...specs.model import Optimization, Precision
+from ...specs.machine import Precision
+from ...specs.model import Optimization
 from ..checkpoints.manager import PublishingCheckpointManager
 from ..jobs import JobContext
 from . import bootstrap

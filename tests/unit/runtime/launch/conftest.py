@@ -11,6 +11,7 @@ from polymath.compiler.plan import Input, Job, Plan, Role, Sources, compiler_ver
 from polymath.compiler.store import write_plan
 from polymath.runtime.launch.process import Group, RunningProcess, environment
 from polymath.runtime.launch.process import Running as RunningGroup
+from polymath.specs.machine import Cluster
 
 # Does what `polymath.runtime` does, as far as the launcher can tell. `BEHAVIOUR` names what each job does.
 WORKER = """
@@ -90,6 +91,7 @@ def make_plan(processes: tuple[tuple[str, ...], ...] = (("import", "sft"), ("dis
         compiler=compiler_version(),
         recipe_digest="a" * 64,
         exact_digest="b" * 64,
+        cluster=Cluster(accelerator="cpu", per_node=2),
         jobs=tuple(jobs),
         processes=processes,
     )

@@ -11,6 +11,7 @@ from polymath.runtime.launch.process import Group, argv, environment
 from polymath.runtime.launch.run import launch_plan
 from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
+from polymath.specs.machine import Cluster
 from polymath.specs.model import Domain, Limits, Model, ModelShape, Prompts, TrajectorySource
 
 SHAPE = ModelShape(
@@ -46,6 +47,7 @@ def two_jobs(train_tasks: int) -> Plan:
         compiler=compiler_version(),
         recipe_digest="c" * 64,
         exact_digest="d" * 64,
+        cluster=Cluster(accelerator="cpu", per_node=2),
         jobs=jobs,
         processes=(("import", "synthesize"),),
     )

@@ -8,7 +8,8 @@ from polymath.compiler.plan import Job, Role
 from polymath.runtime.launch.machine import MARGIN_BYTES, check_nodes, needed_bytes, parameters
 from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
-from polymath.specs.model import Checkpoint, Model, ModelShape
+from polymath.specs.machine import Checkpoint
+from polymath.specs.model import Model, ModelShape
 
 SHAPE = ModelShape(
     hidden=64,

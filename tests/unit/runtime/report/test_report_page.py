@@ -17,6 +17,7 @@ from polymath.runtime.report.page import write_report
 from polymath.runtime.report.scoreboard import write_scoreboard
 from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
+from polymath.specs.machine import Cluster
 
 EVIL = '"><script>alert(1)</script>'
 DOMAINS = ("search", "tools")
@@ -58,6 +59,7 @@ def run_dir(tmp_path: Path) -> Path:
         compiler=compiler_version(),
         recipe_digest="a" * 64,
         exact_digest="b" * 64,
+        cluster=Cluster(accelerator="cpu", per_node=2),
         jobs=tuple(jobs),
         processes=(tuple(job.id for job in jobs),),
     )

@@ -8,7 +8,8 @@ import pytest
 from polymath.compiler.plan import Input, Job, Plan, Role, Sources, compiler_version
 from polymath.runtime.jobs import JobContext
 from polymath.specs.build import to_json
-from polymath.specs.model import Domain, Engines, Evaluate, Limits, Model, ModelShape, Precision, Prompts, TrajectorySource
+from polymath.specs.machine import Cluster, Engines, Precision
+from polymath.specs.model import Domain, Evaluate, Limits, Model, ModelShape, Prompts, TrajectorySource
 
 SHAPE = ModelShape(
     hidden=32,
@@ -42,6 +43,7 @@ def plan_of(jobs: list[Job], seed: int = 7) -> Plan:
         compiler=compiler_version(),
         recipe_digest="a" * 64,
         exact_digest="b" * 64,
+        cluster=Cluster(accelerator="cpu", per_node=2),
         jobs=tuple(jobs),
         processes=(),
     )

@@ -19,18 +19,16 @@ from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches, PromptDec
 from polymath.runtime.worlds.protocol import Task
 from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
+from polymath.specs.machine import Cluster, Engines, ExpertPrecision, Precision
 from polymath.specs.model import (
     Alarms,
     CoverageAlarm,
     Distill,
     DistillLoss,
     Domain,
-    Engines,
-    ExpertPrecision,
     GrpoPhase,
     Limits,
     Model,
-    Precision,
     Prompts,
     PromptsPerStep,
     Reward,
@@ -152,7 +150,8 @@ def _context(run_dir: Path, models: Mapping[str, Path], monkeypatch: pytest.Monk
         inputs={"model": Input(job="sft", output="model")},
         settings=settings,
     )
-    plan = Plan(name="t", seed=1, compiler="t", recipe_digest="", exact_digest="", jobs=(job,), processes=())
+    cluster = Cluster(accelerator="cpu", per_node=world_size)
+    plan = Plan(name="t", seed=1, compiler="t", recipe_digest="", exact_digest="", cluster=cluster, jobs=(job,), processes=())
     monkeypatch.setattr(JobContext, "input_folder", lambda _, name: models["student"])
     sources = Sources(spec_folder="", runs="", urls={})
     return JobContext(plan=plan, sources=sources, job=job, run_dir=run_dir, rank=0, world_size=world_size, barrier=lambda: None)
