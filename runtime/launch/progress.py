@@ -14,6 +14,7 @@ from ...compiler.plan import Job
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 TAIL_BYTES = 65536
 PLAIN_LINE_SECONDS = 10.0
+STARTING = "starting"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +131,7 @@ class BarView:
     def update(self, job: Job, progress: JobProgress | None) -> None:
         now = time.monotonic()
         started = self._started.setdefault(job.id, now)
-        fields = {"text": "starting", "speed": "", "taken": duration(now - started)}
+        fields = {"text": STARTING, "speed": "", "taken": duration(now - started)}
         if job.id not in self._tasks:
             self._tasks[job.id] = self._progress.add_task(f"{job.id:<24}", total=1, **fields)
         if progress is None:
@@ -141,9 +142,9 @@ class BarView:
         self._progress.update(self._tasks[job.id], completed=progress.done, total=max(1, progress.total), **fields)
 
     def finish(self, job: Job, seconds: float) -> None:
-        task = self._tasks[job.id]
-        total = next(one.total for one in self._progress.tasks if one.id == task)
-        self._progress.update(task, completed=total, speed="finished", taken=duration(seconds))
+        task = next(one for one in self._progress.tasks if one.id == self._tasks[job.id])
+        text = "" if task.fields["text"] == STARTING else task.fields["text"]
+        self._progress.update(task.id, completed=task.total, text=text, speed="finished", taken=duration(seconds))
 
     def stop(self) -> None:
         self._progress.stop()

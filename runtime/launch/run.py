@@ -166,6 +166,7 @@ class _Launch:
                 self.view.update(job, read_progress(folder))
                 if not is_done(folder, job):
                     break
+                self.view.update(job, read_progress(folder))  # its last word may be newer than the look before
                 finished = (folder / DONE).stat().st_mtime  # not now: several short jobs may have ended since the last look
                 seconds = max(0.0, finished - started)
                 self.events.write("job_finished", job=job.id, seconds=round(seconds, 3))
