@@ -8,8 +8,8 @@ from ..specs.diagnostics import SpecInvalid
 from .compilation import Compilation, Pass
 from .lock import Lock, lock_path, locked_digests, make_lock, read_lock, write_lock
 from .passes import CHECKS, PASSES
-from .plan import Plan
-from .provenance import find_origins
+from .plan import Plan, read_plan
+from .provenance import Origins, find_origins, read_origins
 from .store import write_plan
 
 
@@ -43,6 +43,20 @@ def compile_spec(path: Path, folder: Path, overrides: Sequence[str] = ()) -> Pla
     assert done.plan is not None and done.sources is not None
     write_plan(done.plan, done.sources, folder, find_origins(done))
     return done.plan
+
+
+def plan_of(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, Origins]:
+    """The plan that a folder holds, or that a spec would compile to; with the origins of its values.
+
+    Raises:
+        UserError: there is no plan or no spec, or the plan was edited.
+        SpecInvalid: the spec is wrong.
+    """
+    if path.is_dir():
+        return read_plan(path), read_origins(path)
+    done = compile_in_memory(path, overrides)
+    assert done.plan is not None
+    return done.plan, find_origins(done)
 
 
 def _run(passes: Sequence[Pass], compilation: Compilation) -> Compilation:

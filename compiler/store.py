@@ -9,6 +9,7 @@ from pathlib import Path
 from ..specs.build import to_json
 from ..specs.diagnostics import ExitCode, UserError
 from .canonical import digest, readable_json
+from .graph import mermaid
 from .plan import Plan, Sources
 from .provenance import ORIGINS, Origins
 
@@ -54,15 +55,6 @@ def plan_files(plan: Plan, sources: Sources, origins: Origins | None = None) -> 
     files["sources.json"] = readable_json(to_json(sources))
     files["plan.json"] = readable_json(head)
     return files
-
-
-def mermaid(plan: Plan) -> str:
-    """The job graph as a Mermaid picture."""
-    names = {job.id: f"j{number}" for number, job in enumerate(plan.jobs)}
-    lines = ["flowchart LR"]
-    lines += [f'  {names[job.id]}["{job.id}"]' for job in plan.jobs]
-    lines += [f"  {names[need]} --> {names[job.id]}" for job in plan.jobs for need in job.needs]
-    return "\n".join(lines) + "\n"
 
 
 def _holds(folder: Path, files: dict[str, str]) -> bool:

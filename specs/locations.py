@@ -21,6 +21,16 @@ def is_url(location: str) -> bool:
     return _SCHEME.match(location) is not None
 
 
+def is_place(path: str, value: object) -> bool:
+    """Whether the value of a spec at a path, such as `domains.a.trajectories[0].path`, says where something lies."""
+    parts = path.replace("[", ".").replace("]", "").split(".")
+    fits = any(
+        len(parts) == len(location) and all(step in ("*", part) for step, part in zip(location, parts, strict=True))
+        for location in LOCATIONS
+    )
+    return fits and isinstance(value, str) and not _WORDS.fullmatch(value)
+
+
 def rebase(data: dict[str, Any], folder: str) -> None:
     """Let the relative paths of a spec's data, written in `folder` below the root, mean the same from the root."""
     if folder:
