@@ -25,6 +25,16 @@ class LinearAttention:
     value_head_dim: int
     conv_kernel: int  # of the depthwise convolutions over queries, keys and values
 
+    @property
+    def keys(self) -> int:
+        """Width of all key heads, which is that of all query heads."""
+        return self.key_heads * self.key_head_dim
+
+    @property
+    def values(self) -> int:
+        """Width of all value heads."""
+        return self.value_heads * self.value_head_dim
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vision:
@@ -61,6 +71,31 @@ class Dimensions:
     rotary_dim: int | None = None  # of a head; None for all of it
     linear_attention: LinearAttention | None = None
     vision: Vision | None = None
+
+    @property
+    def queries(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of all key heads, which is that of all value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def rotated(self) -> int:
+        """Width of a head that rotary positions turn."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def full_layers(self) -> int:
+        """Layers that attend in full."""
+        return self.layers if self.linear_attention is None else self.layers // self.linear_attention.full_attention_every
+
+    @property
+    def linear_layers(self) -> int:
+        """Layers with Gated DeltaNet instead."""
+        return self.layers - self.full_layers
 
 
 SIZES: Mapping[str, Mapping[str, Dimensions]] = {  # by family and name

@@ -1,0 +1,169 @@
+"""Bytes on the fullest rank of a training job, by category."""
+
+from dataclasses import dataclass
+
+from ...specs.families import Dimensions
+from .activations import FLOAT, Formats, cast_experts, largest_layer, saved_by_layers
+from .degrees import Degrees
+from .parameters import gathered_layer, local_count
+from .quantity import Quantity
+
+USABLE = 0.9  # share of a device's memory that tensors may fill; the rest is for the context, NCCL and fragmentation (ours)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What one forward and backward pass of a rank holds."""
+
+    rows: int  # at once
+    sequence_tokens: int
+    formats: Formats
+    trained_share: float = 1.0  # share of the positions with a loss
+    head_tokens: int | None = None  # positions whose logits exist at once; None for all of a pass
+    top_k: int = 0  # of distillation's support, for which ids and scores are held
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """The categories of a rank's memory. They add up to what a device must hold at its worst moment."""
+
+    parameters: Quantity
+    gradients: Quantity
+    optimizer: Quantity
+    buffers: Quantity
+    gathered: Quantity
+    activations: Quantity
+    recomputed: Quantity
+    logits: Quantity
+    batch: Quantity
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """All categories in order."""
+        return (
+            self.parameters,
+            self.gradients,
+            self.optimizer,
+            self.buffers,
+            self.gathered,
+            self.activations,
+            self.recomputed,
+            self.logits,
+            self.batch,
+        )
+
+    @property
+    def total(self) -> float:
+        """Bytes in all."""
+        return sum(one.value for one in self.quantities)
+
+
+def memory(model: Dimensions, degrees: Degrees, load: Load) -> Memory:
+    """The memory of one rank. Weights, gradients and AdamW's two moments are float32."""
+    held = local_count(model, degrees)
+    tokens = load.rows * load.sequence_tokens // degrees.context
+    return Memory(
+        parameters=_fixed("parameters", held, 1, "this rank's shard in float32"),
+        gradients=_fixed("gradients", held, 1, "one for each parameter, in float32"),
+        optimizer=_fixed("optimizer", held, 2, "AdamW's two moments in float32"),
+        buffers=_buffers(model, load.sequence_tokens),
+        gathered=_gathered(model, degrees, load.formats),
+        activations=_activations(model, degrees, load, tokens),
+        recomputed=_recomputed(model, degrees, load, tokens),
+        logits=_logits(model, degrees, load, tokens),
+        batch=_batch(load, tokens),
+    )
+
+
+def _fixed(name: str, held: int, times: int, why: str) -> Quantity:
+    formula = f"{FLOAT * times} bytes x P: {why}"
+    return Quantity(name=name, value=FLOAT * times * held, unit="bytes", formula=formula, inputs={"P": held})
+
+
+def _buffers(model: Dimensions, sequence_tokens: int) -> Quantity:
+    """Every layer of full attention keeps its own table of cosines and sines, as long as a row."""
+    width = model.rotated
+    value = 2 * FLOAT * width * sequence_tokens * model.full_layers
+    return Quantity(
+        name="buffers",
+        value=value,
+        unit="bytes",
+        formula="8 bytes x H x L x A: cosines and sines of L positions in A layers of full attention",
+        inputs={"H": width, "L": sequence_tokens, "A": model.full_layers},
+    )
+
+
+def _gathered(model: Dimensions, degrees: Degrees, formats: Formats) -> Quantity:
+    """FSDP gathers a layer while it prefetches the next; the backward pass holds a layer's gradients in both formats."""
+    layer = gathered_layer(model, degrees)
+    output = (model.vocabulary or 0) * model.hidden // degrees.tensor
+    c = formats.compute
+    return Quantity(
+        name="gathered layers",
+        value=2 * c * layer + (c + FLOAT) * layer + c * output,
+        unit="bytes",
+        formula="(3 c + 4) x L + c x O: two gathered layers, one layer's gradients before they are reduced, the output layer",
+        inputs={"c": c, "L": layer, "O": output},
+    )
+
+
+def _activations(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
+    """Saved tensors of all layers, of the last norm, and the experts' casts."""
+    formats = load.formats
+    per_token = saved_by_layers(model, formats, degrees)
+    in_flight = degrees.pipeline  # a stage of 1F1B holds as many micro-batches as there are stages behind it, at most
+    last = (2 * FLOAT + formats.compute) * model.hidden
+    casts = 2 * cast_experts(model, formats, degrees)
+    return Quantity(
+        name="activations",
+        value=tokens * (per_token * in_flight + last) + casts,
+        unit="bytes",
+        formula=f"T x (a x m + n) + x: {_KEPT[formats.checkpointing]}, with the last norm and the experts' bfloat16 copies",
+        inputs={"T": tokens, "a": per_token, "m": in_flight, "n": last, "x": casts},
+    )
+
+
+_KEPT = {
+    "none": "every tensor that the backward pass reads",
+    "selective": "each layer's input and the products that are not computed again",
+    "full": "each layer's input",
+}
+
+
+def _recomputed(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
+    """While one layer is computed again, all that its backward pass reads is there; its gradients take as much again at most."""
+    again = 0.0 if load.formats.checkpointing == "none" else largest_layer(model, load.formats, degrees)
+    gradients = load.formats.compute * 4 * model.hidden
+    return Quantity(
+        name="one layer's backward pass",
+        value=tokens * (again + gradients),
+        unit="bytes",
+        formula="T x (r + g): what one layer saves when it is computed again, and gradients of four tensors of the model's width",
+        inputs={"T": tokens, "r": again, "g": gradients},
+    )
+
+
+def _logits(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
+    """The head's output, and the loss's float32 copy and gradient of the positions that are trained."""
+    at_once = tokens if load.head_tokens is None else min(tokens, load.head_tokens)
+    vocabulary = (model.vocabulary or 0) / degrees.tensor
+    trained = at_once * load.trained_share
+    return Quantity(
+        name="logits",
+        value=vocabulary * (2 * load.formats.compute * at_once + 2 * FLOAT * trained),
+        unit="bytes",
+        formula="V x (2 c x S + 8 x N): logits of S positions and their gradient; of the N trained ones, both in float32",
+        inputs={"V": vocabulary, "c": load.formats.compute, "S": at_once, "N": trained},
+    )
+
+
+def _batch(load: Load, tokens: int) -> Quantity:
+    """Ids, labels, positions, documents (int64), the weight, and of distillation a teacher's ids and scores."""
+    per_token = 4 * 8 + FLOAT + load.top_k * (8 + FLOAT)
+    return Quantity(
+        name="batch",
+        value=tokens * per_token,
+        unit="bytes",
+        formula="T x (36 + 12 k): ids, labels, positions, documents and weight; k ids and scores of a teacher",
+        inputs={"T": tokens, "k": load.top_k},
+    )
