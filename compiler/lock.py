@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from ..specs.build import from_json, to_json
 from ..specs.codes import summary
 from ..specs.diagnostics import Diagnostic, ExitCode, SpecInvalid, UserError
 from ..specs.locations import local_path
-from ..specs.model import Spec
+from ..specs.model import Spec, TrajectorySource
 from .canonical import digest, readable_json
 from .compilation import Compilation
 from .passes.lower import source_urls
@@ -29,6 +29,7 @@ LOCK_FORMAT = "polymath.lock/1"
 PACKAGES = ("polymath", "torch", "torchtitan", "transformers", "tokenizers", "safetensors")
 ROW_FIELDS = {"openai": (("messages",), ("traj",)), "question_answer": (("question", "answer"),)}  # any one group suffices
 MISTAKES_PER_FILE = 5
+FIELDS_SHOWN = 6
 CHUNK_BYTES = 1 << 20
 
 
@@ -68,16 +69,16 @@ def make_lock(compilation: Compilation) -> Lock:
     sources: dict[str, LockedSource] = {}
     diagnostics: list[Diagnostic] = []
     for key, url in source_urls(spec).items():
-        path, format_name = _spec_path(spec, key)
+        path, source = _spec_path(spec, key)
         try:
-            if format_name is None:
+            if source is None:
                 sources[key] = _lock_folder(url, compilation.root)
             else:
-                sources[key] = _lock_rows(url, compilation.root, format_name)
+                sources[key] = _lock_rows(url, compilation.root, source)
         except _BadSource as bad:
-            for code, detail in bad.mistakes:
+            for code, detail, fix in bad.mistakes:
                 span = compilation.spans.at(path)
-                diagnostics.append(Diagnostic(code=code, summary=summary(code), span=span, detail=detail))
+                diagnostics.append(Diagnostic(code=code, summary=summary(code), span=span, detail=detail, fix=fix))
     if diagnostics:
         raise SpecInvalid(diagnostics, compilation.texts)
     return Lock(spec_digest=digest(to_json(spec)), sources=sources, versions=_versions())
@@ -128,32 +129,31 @@ def locked_digests(lock: Lock | None, spec: Spec, root: Path, shown: str) -> dic
     urls = source_urls(spec)
     if lock is None:
         paths = {key: local_path(url, root) for key, url in urls.items()}
-        return {key: None if path is None else _sha256(path) for key, path in paths.items()}
+        return {key: None if path is None or not path.exists() else _sha256(path) for key, path in paths.items()}
     fix = f"read the data anew: polymath lock {shown}"
     for key, url in urls.items():
         locked = lock.sources.get(key)
         if locked is None or locked.url != url:
             raise UserError(f"the lock of {shown} does not know {url}", exit_code=ExitCode.STALE, fix=fix)
         path = local_path(url, root)
-        if path is not None and _sha256(path) != locked.sha256:
+        if path is not None and path.exists() and _sha256(path) != locked.sha256:
             raise UserError(f"{url} changed since {shown} was locked", exit_code=ExitCode.STALE, fix=fix)
     return {key: lock.sources[key].sha256 for key in urls}
 
 
 class _BadSource(Exception):
-    def __init__(self, *mistakes: tuple[str, str]) -> None:
+    def __init__(self, *mistakes: tuple[str, str, str | None]) -> None:
         super().__init__(mistakes)
         self.mistakes = mistakes
 
 
-def _spec_path(spec: Spec, key: str) -> tuple[SpecPath, str | None]:
-    """Where the spec names a source, and the format of its rows."""
+def _spec_path(spec: Spec, key: str) -> tuple[SpecPath, TrajectorySource | None]:
+    """Where the spec names a source, and what it says of the rows; folders have none."""
     parts = key.split(".")
     if parts[0] == "model":
         return ("model", parts[1]), None
     number = int(parts[2])
-    source = spec.domains[parts[1]].trajectories[number]
-    return ("domains", parts[1], "trajectories", number, "path"), source.format
+    return ("domains", parts[1], "trajectories", number, "path"), spec.domains[parts[1]].trajectories[number]
 
 
 def _open(url: str, root: Path) -> AbstractContextManager[BinaryIO]:
@@ -165,10 +165,11 @@ def _open(url: str, root: Path) -> AbstractContextManager[BinaryIO]:
     return cast(Any, fsspec).open(url, "rb")
 
 
-def _lock_rows(url: str, root: Path, format_name: str) -> LockedSource:
+def _lock_rows(url: str, root: Path, source: TrajectorySource) -> LockedSource:
     """Hash a JSONL file and look at every row."""
     content, size, rows = hashlib.sha256(), 0, 0
-    mistakes: list[tuple[str, str]] = []
+    mistakes: list[tuple[str, str, str | None]] = []
+    rewards: list[float] = []
     try:
         with _open(url, root) as file:
             for number, line in enumerate(file, 1):
@@ -177,21 +178,37 @@ def _lock_rows(url: str, root: Path, format_name: str) -> LockedSource:
                 if not line.strip():
                     continue
                 rows += 1
-                fault = _row_fault(line, format_name)
+                row = _row(line)
+                fault, fix = (row, None) if isinstance(row, str) else _form_fault(row, source.format)
                 if fault:
-                    mistakes.append(("E0314", f"{url}, row {number}: {fault}"))
+                    mistakes.append(("E0314", f"{url}, row {number}: {fault}", fix))
+                elif isinstance(row, dict) and isinstance(row.get("reward"), (int, float)):
+                    rewards.append(float(row["reward"]))
                 if len(mistakes) == MISTAKES_PER_FILE:
                     break
     except (OSError, ValueError, ImportError) as error:
-        raise _BadSource(("E0312", f"{url} cannot be read: {error}")) from error
+        raise _BadSource(("E0312", f"{url} cannot be read: {error}", None)) from error
     if mistakes:
         raise _BadSource(*mistakes)
     if not rows:
-        raise _BadSource(("E0313", f"{url} holds no row"))
+        raise _BadSource(("E0313", f"{url} holds no row", "one row of JSON on every line"))
+    if source.minimum_reward is not None:
+        _check_filter(url, source.minimum_reward, rewards, rows)
     return LockedSource(url=url, sha256=content.hexdigest(), bytes=size, rows=rows)
 
 
-def _row_fault(line: bytes, format_name: str) -> str | None:
+def _check_filter(url: str, minimum: float, rewards: Sequence[float], rows: int) -> None:
+    """A filter that nothing passes leaves nothing to train on; one that no row can fail filters nothing."""
+    if not rewards:
+        detail = f"no row of {url} has a `reward`, so `minimum_reward` would filter nothing"
+        raise _BadSource(("E0320", detail, "remove `minimum_reward`, or write each row's `reward` into it"))
+    if len(rewards) == rows and max(rewards) < minimum:
+        detail = f"`minimum_reward` is {minimum:g}, and the largest of {url} is {max(rewards):g}"
+        raise _BadSource(("E0320", detail, f"at most {max(rewards):g}"))
+
+
+def _row(line: bytes) -> dict[str, Any] | str:
+    """A row, or what is wrong with it."""
     try:
         row = json.loads(line)
     except UnicodeDecodeError as error:
@@ -202,16 +219,30 @@ def _row_fault(line: bytes, format_name: str) -> str | None:
         return "not valid JSON: too deep or too large a number"
     if not isinstance(row, dict):
         return "not a JSON object"
-    if not any(all(field in row for field in group) for group in ROW_FIELDS[format_name]):
-        wanted = " or ".join(" and ".join(f"`{field}`" for field in group) for group in ROW_FIELDS[format_name])
-        return f"has no {wanted}, which format `{format_name}` wants"
-    return None
+    return cast(dict[str, Any], row)
+
+
+def _form_fault(row: Mapping[str, Any], format_name: str) -> tuple[str | None, str | None]:
+    """What a row lacks that its format promises, and the format or the field that was likely meant."""
+    fitting = [name for name, groups in ROW_FIELDS.items() if any(all(field in row for field in group) for group in groups)]
+    if format_name in fitting:
+        return None, None
+    groups = ROW_FIELDS[format_name]
+    wanted = " or ".join(" and ".join(f"`{field}`" for field in group) for group in groups)
+    fix = f"write `format: {fitting[0]}`" if fitting else None
+    if fix is None and row:
+        missing = min(([field for field in group if field not in row] for group in groups), key=len)
+        fix = f"it has {', '.join(f'`{name[:40]}`' for name in list(row)[:FIELDS_SHOWN])}: rename what is meant by `{missing[0]}`"
+    return f"has no {wanted}, which format `{format_name}` wants", fix
 
 
 def _lock_folder(url: str, root: Path) -> LockedSource:
     path = local_path(url, root)
     if path is None:
-        raise _BadSource(("E0312", f"{url}: checkpoints and tokenizers are read from this machine's folders only"))
+        detail = f"{url}: checkpoints and tokenizers are read from this machine's folders only"
+        raise _BadSource(("E0312", detail, "copy the folder to this machine"))
+    if not path.is_dir():
+        raise _BadSource(("E0312", f"{url}: there is no such folder on this machine", "copy the folder to this machine"))
     size = sum(file.stat().st_size for file in _files(path))
     return LockedSource(url=url, sha256=_sha256(path), bytes=size, rows=None)
 

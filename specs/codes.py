@@ -47,7 +47,8 @@ CODES: dict[str, Code] = {
     "E0302": Code("needs exactly one of path and synthesize", "Trajectories come from a file or from the world's oracle; set one."),
     "E0303": Code("setting without effect", "The setting only applies to another choice made beside it, so it would be ignored."),
     "E0304": Code(
-        "shape and checkpoint disagree", "`shape` is needed where `checkpoint` is `random`, and refused where weights are read."
+        "model without a size",
+        "One place says how large the model is: `shape` or `size` where it is random, else its config.json, or `size` without that.",
     ),
     "E0305": Code("no tokenizer", "A random model has no checkpoint to take a tokenizer from; name one."),
     "E0306": Code("impossible shape", "Dimensions of the model contradict each other."),
@@ -62,6 +63,20 @@ CODES: dict[str, Code] = {
     "E0315": Code("too few tasks", "An evaluation wants more distinct tasks than the domain sets aside."),
     "E0316": Code("more updates than prompts", "A GRPO batch cannot be split into more updates than it has groups."),
     "E0317": Code("pickled weights", "Weights are read from safetensors files only; the folder holds none."),
+    "E0318": Code(
+        "nothing to learn from", "The rewards of a group are always equal, so every advantage is zero and nothing moves."
+    ),
+    "E0319": Code(
+        "support larger than the vocabulary", "The support is the teacher's `top_k` most likely tokens; there are not as many."
+    ),
+    "E0320": Code(
+        "filter that filters nothing or all", "No row has the `reward` that `minimum_reward` wants, or no reward reaches it."
+    ),
+    "E0330": Code(
+        "size and model disagree", "The family has no size of this name, or the checkpoint is not of this family or size."
+    ),
+    "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),
+    "E0332": Code("no judge", "A reward asks a judge, and `engines` names none."),
     # Routing
     "E0401": Code("domain without a teacher", "Distillation needs exactly one teacher for every domain; this one has none."),
     "E0402": Code(
@@ -72,6 +87,9 @@ CODES: dict[str, Code] = {
     "E0405": Code("teachers start from each other", "Following `from` leads back to the same teacher."),
     "E0406": Code("reserved name", "The name already stands for another model on the scoreboard."),
     "E0407": Code("unknown model", "The scoreboard's `models` names one that this spec does not make."),
+    "E0408": Code(
+        "teacher is its student", "The teacher is trained as the student is, so it would score the student with the student itself."
+    ),
     # Placement
     "E0501": Code("more devices than there are", "The placement wants more devices than the cluster has."),
     "E0502": Code("mesh does not fit", "`replicate` times `fsdp` must be the number of devices."),
@@ -83,6 +101,8 @@ CODES: dict[str, Code] = {
         "batch cannot be divided", "`batch_sequences` must be a multiple of the data-parallel degree times `micro_batch`."
     ),
     "E0506": Code("partly filled machines", "Several machines must all be used whole, or a single one in part."),
+    "E0530": Code("engine without devices", "An engine with processes of its own needs devices of its own."),
+    "E0531": Code("copies do not fill the devices", "Every copy of an engine's model takes `tensor` of the role's devices."),
 }
 
 

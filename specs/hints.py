@@ -50,7 +50,13 @@ def number_fix(kind: type[Any], data: Any, info: FieldInfo | None) -> str | None
         if data.is_integer():
             return f"write `{_plain(data)}`"
         return f"the nearest whole numbers are {int(data // 1)} and {int(data // 1) + 1}"
-    found = _NUMBER.fullmatch(data) if isinstance(data, str) and len(data) < 60 else None
+    if not isinstance(data, str) or len(data) > 60:
+        return None
+    if data.lower().lstrip("+-.") in ("nan", "inf", "infinity") or re.fullmatch(r"[-+]?[0-9.]+[eE][0-9]+", data):
+        return "write a finite number"
+    if re.fullmatch(r"[0-9]+([:-][0-9]+)+", data):
+        return "write it out as one number"
+    found = _NUMBER.fullmatch(data)
     if found is None:
         return None
     digits, unit = re.sub(r"[_,' ]", "", found[1]), found[2].lower()
@@ -78,8 +84,13 @@ def share_fix(value: float, info: FieldInfo) -> str | None:
 
 def name_fix(text: str, pattern: str) -> str | None:
     """The well-formed name nearest to a malformed one."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", text.strip().lower()).strip("-_")[:63]
+    name = well_formed(text)
     return f"did you mean `{name}`?" if name != text and re.fullmatch(pattern, name) else None
+
+
+def well_formed(name: str) -> str:
+    """A name as names are written: lower case, without spaces."""
+    return re.sub(r"[^a-z0-9_-]+", "-", name.strip().lower()).strip("-_")[:63]
 
 
 def _fold(word: str) -> str:

@@ -14,8 +14,11 @@ from .build import Path, Problem, fields_by_name, show_path, suggest, union_memb
 from .codes import summary
 from .diagnostics import Diagnostic, ExitCode, Span, SpecInvalid, UserError
 from .extend import EXTENDS, read_source
+from .hints import well_formed
 from .model import Spec
 from .yaml import Document, Spans, read_text, scalar
+
+KEYS_LOST = ("E0102", "E0105")  # mistakes of YAML after which a mapping lacks a key
 
 __all__ = ["LoadedSpec", "Reading", "SpecInvalid", "load_spec", "read_spec"]
 
@@ -66,7 +69,8 @@ def read_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> Reading:
         problem, span = _apply(override, data, spans)
         if problem:
             problems.append((problem, span))
-    names = {collection: _keys(data, collection) for collection in ("domains", "teachers")}
+    whole = all(found.code not in KEYS_LOST for found in source.diagnostics)
+    names = {collection: _keys(data, collection) for collection in ("domains", "teachers")} if whole else {}
     spec, found = build.build(Spec, data, (), names)
     problems += [(problem, None) for problem in found]
     return Reading(
@@ -91,8 +95,10 @@ def diagnose(problem: Problem, spans: Spans, span: Span | None = None) -> Diagno
 
 
 def _keys(data: Any, collection: str) -> tuple[str, ...]:
+    """The names in a collection; of a malformed one also what it was meant to be, so that using that is no further mistake."""
     inner = cast(dict[str, Any], data).get(collection) if isinstance(data, dict) else None
-    return tuple(cast(dict[str, Any], inner)) if isinstance(inner, dict) else ()
+    names = tuple(cast(dict[str, Any], inner)) if isinstance(inner, dict) else ()
+    return tuple(dict.fromkeys((*names, *(well_formed(name) for name in names))))
 
 
 def _apply(override: str, data: Any, spans: Spans) -> tuple[Problem | None, Span]:

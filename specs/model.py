@@ -104,7 +104,9 @@ class Limits:
 class Efficiency:
     """A penalty on tool calls beyond a free number."""
 
-    weight: float = spec_field("Added per call beyond the free ones; negative to punish.", maximum=0)
+    weight: float = spec_field(
+        "Added per call beyond the free ones; negative to punish.", maximum=0, limit_reason="a penalty is negative, such as -0.1"
+    )
     free_calls: int = spec_field("Calls that cost nothing.", minimum=0)
 
 
@@ -112,7 +114,9 @@ class Efficiency:
 class Repetition:
     """A penalty on a call that repeats one of the last few."""
 
-    weight: float = spec_field("Added per repeated call; negative to punish.", maximum=0)
+    weight: float = spec_field(
+        "Added per repeated call; negative to punish.", maximum=0, limit_reason="a penalty is negative, such as -0.1"
+    )
     window: int = spec_field("How many earlier calls count.", unit="calls", minimum=1)
 
 
@@ -152,10 +156,22 @@ class Optimization:
     """What every training stage sets: length of a row, size of a step, AdamW and its schedule."""
 
     sequence_tokens: int = spec_field("Length of a packed row.", unit="tokens", minimum=8)
-    learning_rate: float = spec_field("Peak learning rate.", exclusive_minimum=0, examples=(1e-5,))
+    learning_rate: float = spec_field(
+        "Peak learning rate.",
+        exclusive_minimum=0,
+        maximum=1,
+        limit_reason="a step moves a weight by about this much, such as 1e-5; is a minus missing in the exponent?",
+        examples=(1e-5,),
+    )
     schedule: Literal["cosine", "linear", "constant"] = spec_field("Decay after the warm-up.", default="cosine")
     final_lr_fraction: float = spec_field("Share of the peak that the schedule ends at.", default=0.0, minimum=0, maximum=1)
-    warmup: float = spec_field("Share of the steps that warm up.", default=0.05, minimum=0, maximum=1)
+    warmup: float = spec_field(
+        "Share of the steps that warm up.",
+        default=0.05,
+        minimum=0,
+        maximum=1,
+        limit_reason="a share of the steps, not their number: 0.05 of 200 steps are 10",
+    )
     weight_decay: float = spec_field("AdamW weight decay.", default=0.1, minimum=0)
     betas: tuple[float, float] = spec_field(
         "AdamW betas (the report states none).", default=(0.9, 0.95), minimum=0, exclusive_maximum=1
@@ -281,7 +297,13 @@ class GrpoPhase(Optimization):
     prompts: int = spec_field("Prompts per rollout batch.", unit="prompts", minimum=1)
     samples: int = spec_field("Rollouts of each prompt; their rewards are normalised together.", unit="rollouts", minimum=2)
     updates: int = spec_field("Optimizer updates per rollout batch, each on its own share of the groups.", default=1, minimum=1)
-    clip: tuple[float, float] = spec_field("How far the ratio may fall below and rise above 1.", default=(0.2, 0.28), minimum=0)
+    clip: tuple[float, float] = spec_field(
+        "How far the ratio may fall below and rise above 1.",
+        default=(0.2, 0.28),
+        minimum=0,
+        maximum=1,
+        limit_reason="how far from 1, not the bounds themselves: [0.2, 0.28] keeps the ratio between 0.8 and 1.28",
+    )
     reference_kl: float = spec_field("Weight of the KL to the phase's starting weights.", default=0.0, minimum=0)
     entropy: float = spec_field("Weight of the entropy bonus.", default=0.0, minimum=0)
     advantage: Literal["outcome", "process"] = spec_field(

@@ -68,7 +68,8 @@ def _resolve_domain(name: str, domain: Domain, mistakes: list[Problem]) -> Domai
     path = ("domains", name)
     if domain.world is None:
         if domain.settings:
-            mistakes.append(mistake("E0303", (*path, "settings"), "`settings` are of a world, and this domain has none"))
+            detail = "`settings` are of a world, and this domain has none"
+            mistakes.append(mistake("E0303", (*path, "settings"), detail, "add `world`, or remove this", at_key=True))
         return domain
     settings = BUILTIN_WORLDS.get(domain.world)
     if settings is None:
