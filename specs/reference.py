@@ -35,7 +35,8 @@ prints the same as JSON Schema for editors.
 
 ERRORS = """# Mistakes and exit codes
 
-Every mistake in a spec has a code, and codes never change their meaning. This page is generated from `specs/codes.py`.
+Every mistake in a spec has a code, and codes never change their meaning. This page is generated from `specs/codes.py`; every
+code has a page with an example that fails and how to mend it, which `polymath explain E0201` prints too.
 
 | Exit code | Meaning | What to do |
 |---|---|---|
@@ -64,7 +65,7 @@ def language_page() -> str:
 
 def errors_page() -> str:
     """The page of the codes."""
-    rows = [f"| {code} | {entry.title} | {entry.doc} |" for code, entry in CODES.items()]
+    rows = [f"| [{code}](errors/{code}.md) | {entry.title} | {entry.doc} |" for code, entry in CODES.items()]
     return "\n".join([ERRORS, "| Code | Mistake | Why |", "|---|---|---|", *rows, ""])
 
 
@@ -96,49 +97,59 @@ def _table(title: str, cls: type[Any]) -> str:
     ]
     for name, (field, kind) in fields_by_name(cls).items():
         info: FieldInfo = field.metadata["spec"]
-        cells = [f"`{name}`", _type(kind), _default(field), info.identity.value[0], _escape(info.doc + _limits(info))]
+        cells = [f"`{name}`", describe_type(kind, link=True), _default_cell(field), info.identity.value[0], _doc_cell(info)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
-def _type(kind: Any) -> str:
+def describe_type(kind: Any, *, link: bool = False) -> str:
+    """A type in words; `link` writes Markdown that leads to the tables of blocks."""
+    tick = "`" if link else ""
     members = [member for member in union_members(kind) if member is not type(None)]
     if len(members) > 1:
-        return " or ".join(_type(member) for member in members)
+        return " or ".join(describe_type(member, link=link) for member in members)
     (kind,) = members
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return ", ".join(f"`{choice}`" for choice in arguments)
+        return ", ".join(f"{tick}{choice}{tick}" for choice in arguments)
     if origin is tuple:
-        return f"list of {_type(arguments[0])}" if arguments[-1] is Ellipsis else f"{len(arguments)} x {_type(arguments[0])}"
+        item = describe_type(arguments[0], link=link)
+        return f"list of {item}" if arguments[-1] is Ellipsis else f"{len(arguments)} x {item}"
     if origin is dict:
-        return f"by name: {_type(arguments[1])}"
+        return f"by name: {describe_type(arguments[1], link=link)}"
     if dataclasses.is_dataclass(kind):
         name = cast(type[Any], kind).__name__
-        return f"[{name}](#{name.lower()})"
+        return f"[{name}](#{name.lower()})" if link else name
     return {int: "whole number", float: "number", str: "text", bool: "true, false", Any: "anything"}[kind]
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    if is_required(field):
-        return "**required**"
+def describe_default(field: dataclasses.Field[Any]) -> str:
+    """The default of an optional field as JSON; nothing where that is a block or no value."""
     value = field.default if field.default is not dataclasses.MISSING else cast(Any, field.default_factory)()
-    return "" if value is None or dataclasses.is_dataclass(value) else f"`{json.dumps(to_json(value))}`"
+    return "" if value is None or dataclasses.is_dataclass(value) else json.dumps(to_json(value))
 
 
-def _limits(info: FieldInfo) -> str:
+def describe_limits(info: FieldInfo) -> str:
+    """The range of a number."""
     pairs = (
         ("at least", info.minimum),
         ("above", info.exclusive_minimum),
         ("at most", info.maximum),
         ("below", info.exclusive_maximum),
     )
-    words = [f"{word} {limit:g}" for word, limit in pairs if limit is not None]
-    return f" ({', '.join(words)})" if words else ""
+    return ", ".join(f"{word} {limit:g}" for word, limit in pairs if limit is not None)
 
 
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+def _default_cell(field: dataclasses.Field[Any]) -> str:
+    if is_required(field):
+        return "**required**"
+    value = describe_default(field)
+    return f"`{value}`" if value else ""
+
+
+def _doc_cell(info: FieldInfo) -> str:
+    limits = describe_limits(info)
+    return (info.doc + (f" ({limits})" if limits else "")).replace("|", "\\|")
 
 
 if __name__ == "__main__":
