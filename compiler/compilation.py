@@ -8,6 +8,7 @@ from typing import Any
 from ..specs.build import Path, Problem
 from ..specs.codes import summary
 from ..specs.diagnostics import Diagnostic
+from ..specs.families import Dimensions
 from ..specs.load import diagnose
 from ..specs.model import Spec
 from ..specs.yaml import Spans
@@ -37,6 +38,7 @@ class Compilation:
     mistaken: tuple[Path, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
     decisions: Mapping[Path, Decision] = field(default_factory=dict[Path, Decision])  # by path in the spec, or below "jobs", <id>
+    dimensions: Dimensions | None = None  # after `size`; None where nothing says how large the model is
     owners: Mapping[str, str] = field(default_factory=dict[str, str])  # after `route`: the teacher of a domain
     order: tuple[str, ...] = ()  # after `route`: teachers, each after the one it starts from
     meshes: Mapping[str, Mesh] = field(default_factory=dict[str, Mesh])  # after `place`: by job id

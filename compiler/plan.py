@@ -46,12 +46,15 @@ class Mesh:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Role:
-    """One group of processes of a job."""
+    """One group of processes of a job: its trainer (a torchrun invocation), an engine, or a judge behind an endpoint."""
 
     devices: int
-    torchrun: tuple[str, ...]  # arguments before `-m polymath.runtime`, such as `--nproc-per-node=2`
+    torchrun: tuple[str, ...]  # of a trainer: arguments before `-m polymath.runtime`, such as `--nproc-per-node=2`
     environment: Mapping[str, str]
-    mesh: Mesh | None = None  # trainers only
+    mesh: Mesh | None = None  # of a trainer
+    engine: str | None = None  # of an engine: its name, such as `vllm`; of a judge: the model at the endpoint
+    tensor: int = 1  # of an engine: devices that hold one copy of the model
+    url_env: str | None = None  # of a judge: the environment variable that holds the endpoint's URL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -62,7 +62,7 @@ def _context(plan: Plan, sources: Sources, job_id: str, run_dir: Path, rank: int
     except KeyError:
         known = ", ".join(job.id for job in plan.jobs)
         raise UserError(f"the plan has no job `{job_id}`", exit_code=ExitCode.USAGE, fix=f"its jobs are {known}") from None
-    devices = max(role.devices for role in job.roles.values())
+    devices = job.roles["trainer"].devices
     if world_size != devices:
         raise UserError(
             f"job `{job_id}` is planned for {devices} ranks, and {world_size} were started",

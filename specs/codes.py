@@ -47,8 +47,8 @@ CODES: dict[str, Code] = {
     "E0302": Code("needs exactly one of path and synthesize", "Trajectories come from a file or from the world's oracle; set one."),
     "E0303": Code("setting without effect", "The setting only applies to another choice made beside it, so it would be ignored."),
     "E0304": Code(
-        "model without a size",
-        "One place says how large the model is: `shape` or `size` where it is random, else its config.json, or `size` without that.",
+        "unclear size",
+        "Exactly one place says how large a model is: `shape` or `size` of a random one, config.json or `size` of a checkpoint.",
     ),
     "E0305": Code("no tokenizer", "A random model has no checkpoint to take a tokenizer from; name one."),
     "E0306": Code("impossible shape", "Dimensions of the model contradict each other."),
@@ -72,9 +72,7 @@ CODES: dict[str, Code] = {
     "E0320": Code(
         "filter that filters nothing or all", "No row has the `reward` that `minimum_reward` wants, or no reward reaches it."
     ),
-    "E0330": Code(
-        "size and model disagree", "The family has no size of this name, or the checkpoint is not of this family or size."
-    ),
+    "E0330": Code("size and model disagree", "The family has no size of this name, or the checkpoint is of another one."),
     "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),
     "E0332": Code("no judge", "A reward asks a judge, and `engines` names none."),
     # Routing

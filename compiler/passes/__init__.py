@@ -3,13 +3,16 @@
 from ..compilation import Compilation, Pass
 from .check import check
 from .emit import emit
+from .idle import idle
 from .lower import lower
 from .parse import parse
 from .place import place
 from .resolve import resolve
+from .roles import roles
 from .route import route
+from .size import size
 
-CHECKS: tuple[Pass, ...] = (parse, resolve, check, route, place)  # what `polymath validate` runs
+CHECKS: tuple[Pass, ...] = (parse, resolve, size, check, idle, roles, route, place)  # what `polymath validate` runs
 PASSES: tuple[Pass, ...] = (*CHECKS, lower, emit)
 
 __all__ = ["CHECKS", "PASSES", "Compilation"]

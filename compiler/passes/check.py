@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
 from ...specs.build import Path, Problem, suggest
-from ...specs.locations import local_path
-from ...specs.model import Domain, GrpoPhase, Model, Sft, Spec
+from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
+from ...specs.locations import is_url, local_path
+from ...specs.model import Distill, Domain, GrpoPhase, Model, Sft, Spec
 from ..compilation import Compilation, mistake
 from ..stages import Stage, stages
 
-BUILTIN_TOKENIZERS = ("builtin:tiny-words", "builtin:bytes")
+BUILTIN_TOKENIZERS = tuple(BUILTIN_VOCABULARIES)
 ACTING_NEEDS = ("world", "prompts", "limits")
 
 
@@ -20,7 +21,7 @@ def check(compilation: Compilation) -> Compilation:
         return compilation
     return compilation.with_mistakes(
         *_check_model(spec.model, compilation.root),
-        *(found for name, domain in spec.domains.items() for found in _check_domain(("domains", name), domain, compilation.root)),
+        *(found for name, domain in spec.domains.items() for found in _check_domain(("domains", name), domain, compilation)),
         *(found for stage in stages(spec) for found in _check_stage(stage, spec, compilation)),
         *_check_evaluation(spec, compilation),
     )
@@ -28,11 +29,6 @@ def check(compilation: Compilation) -> Compilation:
 
 def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
     shape, random = model.shape, model.checkpoint == "random"
-    if random and shape is None:
-        yield mistake("E0304", ("model", "shape"), "a random model needs a `shape`", "add `shape`, or name a `checkpoint`")
-    if not random and shape is not None:
-        detail = "the checkpoint decides the shape"
-        yield mistake("E0304", ("model", "shape"), detail, "remove this, or write `checkpoint: random`", at_key=True)
     if random and model.tokenizer == "from-checkpoint":
         fix = "write `tokenizer: builtin:tiny-words`, `builtin:bytes` or the path of a tokenizer"
         yield mistake("E0305", ("model", "tokenizer"), "there is no checkpoint to take it from", fix)
@@ -51,15 +47,15 @@ def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
         yield mistake("E0306", ("model", "shape", "head_dim"), "rotary positions want an even width", fix)
     for field, url in model_sources(model).items():
         path = local_path(url, root)
-        if path is None:
+        if path is None or is_elsewhere(url, path):
             continue
-        if not is_folder(path):
+        if not _is_folder(path):
             yield mistake("E0312", ("model", field), f"there is no folder {url}", _near(path, url))
         elif field == "checkpoint" and not any(path.glob("*.safetensors")):
             inside = sorted(file.parent.name for file in path.glob("*/*.safetensors"))
-            fix = (
-                f"did you mean `{url.rstrip('/')}/{inside[-1]}`?" if inside else "export it as safetensors; pickles are never read"
-            )
+            fix = "export it as safetensors; pickles are never read"
+            if inside:  # the folder above a run's checkpoints: some loaders fall back to the base model there
+                fix = f"did you mean `{url.rstrip('/')}/{inside[-1]}`?"
             yield mistake("E0317", ("model", field), f"{url} holds no *.safetensors file", fix)
 
 
@@ -73,21 +69,19 @@ def model_sources(model: Model) -> dict[str, str]:
     return found
 
 
-def _check_domain(path: Path, domain: Domain, root: FilePath) -> Iterator[Problem]:
+def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Iterator[Problem]:
     for number, source in enumerate(domain.trajectories):
         here = (*path, "trajectories", number)
         if (source.path is None) == (source.synthesize is None):
             both = source.path is not None
-            yield mistake(
-                "E0302", here, "has both" if both else "has neither", "remove one" if both else "add `path` or `synthesize`"
-            )
+            fix = "remove one of the two" if both else "add `path` or `synthesize`"
+            yield mistake("E0302", here, "has both" if both else "has neither", fix)
             continue
         if source.synthesize is not None:
-            if domain.world is None:
-                yield mistake(
-                    "E0308", (*here, "synthesize"), "the domain has no `world` whose oracle could write them", "add `world`"
-                )
-            elif domain.prompts is None:
+            if domain.world is None and not compilation.is_mistaken((*path, "world")):
+                detail = "the domain has no `world` whose oracle could write them"
+                yield mistake("E0308", (*here, "synthesize"), detail, "add `world`")
+            elif domain.prompts is None and not compilation.is_mistaken((*path, "prompts")):
                 yield mistake("E0308", (*here, "synthesize"), "the domain has no `prompts` to write them for", "add `prompts`")
             if source.minimum_reward is not None:
                 yield mistake("E0303", (*here, "minimum_reward"), "only files are filtered by reward", "remove it", at_key=True)
@@ -98,18 +92,26 @@ def _check_domain(path: Path, domain: Domain, root: FilePath) -> Iterator[Proble
         for name, rate in (("habit_rate", source.habit_rate), ("slip_rate", source.slip_rate)):
             if rate:
                 yield mistake("E0303", (*here, name), "only `synthesize` has a demonstrator", "remove it", at_key=True)
-        yield from _check_file((*here, "path"), str(source.path), root)
+        yield from _check_file((*here, "path"), str(source.path), compilation.root)
 
 
 def _check_file(path: Path, url: str, root: FilePath) -> Iterator[Problem]:
     file = local_path(url, root)
-    if file is None:
+    if file is None or is_elsewhere(url, file):
         return
     size = _file_bytes(file)
     if size is None:
         yield mistake("E0312", path, f"there is no file {url}", _near(file, url))
     elif size == 0:
         yield mistake("E0313", path, f"{url} is empty", "one row of JSON on every line")
+
+
+def is_elsewhere(url: str, path: FilePath) -> bool:
+    """Whether a `file://` URL names a place on the machine that will train: `lock` and the job prove it there."""
+    try:
+        return is_url(url) and not path.exists()
+    except OSError:
+        return True
 
 
 def _near(path: FilePath, url: str) -> str:
@@ -132,8 +134,7 @@ def _file_bytes(path: FilePath) -> int | None:
         return None
 
 
-def is_folder(path: FilePath) -> bool:
-    """Whether a folder is there and may be looked at."""
+def _is_folder(path: FilePath) -> bool:
     try:
         return path.is_dir()
     except OSError:
@@ -143,10 +144,11 @@ def is_folder(path: FilePath) -> bool:
 def _check_stage(stage: Stage, spec: Spec, compilation: Compilation) -> Iterator[Problem]:
     block, path = stage.block, stage.path
     known = [name for name in stage.domains if name in spec.domains]
-    shape = spec.model.shape
-    if shape is not None and block.sequence_tokens > shape.context_tokens:
-        detail = f"{block.sequence_tokens} is more than the model's `context_tokens`, {shape.context_tokens}"
-        yield mistake("E0310", (*path, "sequence_tokens"), detail, f"at most {shape.context_tokens}, or a longer `model.shape`")
+    model = compilation.dimensions
+    if model is not None and block.sequence_tokens > model.context_tokens:
+        detail = f"{block.sequence_tokens} is more than the model's `context_tokens`, {model.context_tokens}"
+        longer = ", or a longer `model.shape`" if spec.model.shape is not None else ""
+        yield mistake("E0310", (*path, "sequence_tokens"), detail, f"at most {model.context_tokens}{longer}")
     if isinstance(block, Sft):
         if (block.epochs is None) == (block.steps is None):
             both = block.epochs is not None
@@ -162,9 +164,19 @@ def _check_stage(stage: Stage, spec: Spec, compilation: Compilation) -> Iterator
             detail = f"{block.sequence_tokens} is less than `domains.{name}.limits.context_tokens`, {limits.context_tokens}"
             fix = f"at least {limits.context_tokens}, or a lower limit"
             yield mistake("E0309", (*path, "sequence_tokens"), detail, fix)
+    vocabulary = known_vocabulary(spec.model)
+    if isinstance(block, Distill) and vocabulary is not None and block.loss.support.top_k > vocabulary:
+        detail = f"the {block.loss.support.top_k} most likely of {vocabulary} tokens"
+        yield mistake("E0319", (*path, "loss", "support", "top_k"), detail, f"at most {vocabulary}")
     if isinstance(block, GrpoPhase) and block.updates > block.prompts:
         detail = f"{block.updates} updates, {block.prompts} prompts"
         yield mistake("E0316", (*path, "updates"), detail, f"at most {block.prompts} updates, or more `prompts`")
+
+
+def known_vocabulary(model: Model) -> int | None:
+    """Tokens of the vocabulary, where the spec says which tokenizer or model it is."""
+    dimensions = dimensions_of(model)
+    return BUILTIN_VOCABULARIES.get(model.tokenizer) or (dimensions.vocabulary if dimensions is not None else None)
 
 
 def _check_selection(stage: Stage, block: Sft, known: list[str], spec: Spec) -> Iterator[Problem]:

@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from ...specs.build import to_json
-from ...specs.model import Domain, Reward, Sft, Spec, StudentSft
+from ...specs.machine import EnginePlacement
+from ...specs.model import Domain, GrpoPhase, Reward, Sft, Spec, StudentSft
 from ..compilation import Compilation
 from ..plan import Input, Job, Mesh, Role, Sources
 from ..stages import Stage, stages
 from ..titan import overrides
 from .check import model_sources
 from .place import placement_of
+from .roles import ROLES_OF, judged
 
 PENDING = ""  # a digest that `emit` fills in
 
@@ -96,7 +98,11 @@ class _Lowering:
         if isinstance(stage.block, Sft):
             inputs |= self.trajectories(stage.domains, stage.block.trajectories)
             keep = _for_training
-        return self.stage_job(stage, inputs, {"domains": to_json(self.domains(stage.domains, keep))})
+        domains = self.domains(stage.domains, keep)
+        if isinstance(stage.block, GrpoPhase):
+            changed = stage.block.settings
+            domains = {name: replace(domain, settings={**domain.settings, **changed}) for name, domain in domains.items()}
+        return self.stage_job(stage, inputs, {"domains": to_json(domains)})
 
     def distillation(self, stage: Stage) -> Job:
         routing = dict(self.compilation.owners)
@@ -149,6 +155,7 @@ class _Lowering:
         nodes = max(1, -(-devices // spec.cluster.per_node))
         torchrun = (f"--nnodes={nodes}", f"--nproc-per-node={devices // nodes}")
         environment = {"OMP_NUM_THREADS": "1"} if spec.cluster.accelerator == "cpu" else {}
+        trainer = Role(devices=devices, torchrun=torchrun, environment=environment, mesh=mesh)
         shared = {name: to_json(getattr(spec, name)) for name in ("model", "precision", "engines", "checkpoint")}
         needs = sorted({one.job for one in inputs.values() if one.job is not None})
         return Job(
@@ -158,10 +165,38 @@ class _Lowering:
             seed=job_seed(spec.seed, job_id),
             recipe_digest=PENDING,
             exact_digest=PENDING,
-            roles={"trainer": Role(devices=devices, torchrun=torchrun, environment=environment, mesh=mesh)},
+            roles={"trainer": trainer, **self.engines(job_id, kind, settings)},
             inputs=inputs,
             settings={**shared, **settings},
         )
+
+    def engines(self, job_id: str, kind: str, settings: Mapping[str, Any]) -> dict[str, Role]:
+        """The roles beside the trainer: engines that have devices of their own, and the judge of the job's rewards."""
+        placed = {name: role for name, role in self.engine_placements(job_id, kind).items() if role is not None}
+        found = {
+            name: Role(
+                devices=role.devices,
+                torchrun=(),
+                environment={},
+                engine=getattr(self.spec.engines, name),
+                tensor=1 if role.tensor == "auto" else role.tensor,
+            )
+            for name, role in placed.items()
+        }
+        judge = self.spec.engines.judge
+        asking = [name for name, _ in judged(self.spec) if name in settings.get("domains", {})]
+        if judge is not None and asking and kind in ("grpo", "evaluate"):
+            found["judge"] = Role(devices=0, torchrun=(), environment={}, engine=judge.model, url_env=judge.url_env)
+        return found
+
+    def engine_placements(self, job_id: str, kind: str) -> dict[str, EnginePlacement | None]:
+        """What the spec places for the engines of a job; a phase without `reference_kl` scores nothing."""
+        block = getattr(self.spec.placement, kind, None)
+        placed = {name: getattr(block, name) for name in ROLES_OF.get(kind, ())} if block is not None else {}
+        stage = self.by_id.get(job_id)
+        if stage is not None and isinstance(stage.block, GrpoPhase) and not stage.block.reference_kl:
+            placed.pop("scorer", None)
+        return placed
 
     def trajectories(self, domains: Sequence[str], name: str) -> dict[str, Input]:
         """The inputs of the trajectory sources of one name."""

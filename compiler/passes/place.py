@@ -37,7 +37,7 @@ def place(compilation: Compilation) -> Compilation:
         for stage in mine:
             mesh = _mesh(placement, stage)
             meshes[stage.id] = mesh
-            mistakes += _check_batch(stage, mesh)
+            mistakes += _check_batch(stage, mesh, unit=mesh.data_parallel if placement.micro_batch == "auto" else None)
     return replace(compilation, meshes=meshes).with_mistakes(*mistakes)
 
 
@@ -116,13 +116,13 @@ def _mesh(placement: TrainerPlacement, stage: Stage) -> Mesh:
     )
 
 
-def _check_batch(stage: Stage, mesh: Mesh) -> Iterator[Problem]:
-    """Only SFT has a fixed number of rows; on-policy batches are padded to fit."""
+def _check_batch(stage: Stage, mesh: Mesh, unit: int | None) -> Iterator[Problem]:
+    """Only SFT has a fixed number of rows; on-policy batches are padded to fit. `unit` divides them where the rest is chosen."""
     if not isinstance(stage.block, Sft):
         return
-    unit = mesh.data_parallel * mesh.micro_batch
-    rows = stage.block.batch_sequences
+    rows, at_once = stage.block.batch_sequences, "" if unit else f" x {mesh.micro_batch} rows at once"
+    unit = unit or mesh.data_parallel * mesh.micro_batch
     if rows % unit:
-        detail = f"{rows} rows cannot be divided by {mesh.data_parallel} ranks x {mesh.micro_batch} rows at once"
+        detail = f"{rows} rows cannot be divided by {mesh.data_parallel} ranks{at_once}"
         near = ", ".join(str(size) for size in sorted({rows // unit * unit, rows // unit * unit + unit}) if size)
         yield mistake("E0505", (*stage.path, "batch_sequences"), detail, f"nearest that can: {near}")

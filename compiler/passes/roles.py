@@ -1,0 +1,115 @@
+"""roles: what acts, scores and judges is there, has devices, and what the spec says of it has an effect."""
+
+from collections.abc import Iterator
+
+from ...specs.build import Path, Problem, build
+from ...specs.hardware import ACCELERATORS
+from ...specs.machine import EnginePlacement
+from ...specs.model import GrpoPhase, Spec
+from ...specs.worlds import BUILTIN_WORLDS
+from ..compilation import Compilation, mistake
+from ..stages import stages
+
+STATED_PROCESS_WEIGHT = 0.5
+SCALED_FORMATS = ("fp8_blockwise", "fp8_current", "fp8_delayed", "mxfp8")
+ROLES_OF = {"grpo": ("rollout", "scorer"), "distill": ("rollout", "scorer"), "evaluate": ("rollout",)}
+
+
+def roles(compilation: Compilation) -> Compilation:
+    """Collect every contradiction between engines, their devices, number formats and the stages that use them."""
+    spec = compilation.spec
+    if spec is None:
+        return compilation
+    return compilation.with_mistakes(
+        *_check_software(spec), *_check_precision(spec), *_check_judge(spec), *_check_phases(spec), *_check_engines(spec)
+    )
+
+
+def _check_software(spec: Spec) -> Iterator[Problem]:
+    cluster = spec.cluster
+    if cluster.software.cuda is not None and not ACCELERATORS[cluster.accelerator].is_gpu:
+        path = ("cluster", "software", "cuda")
+        yield mistake("E0303", path, f"a {cluster.accelerator} has no CUDA", "remove it", at_key=True)
+
+
+def _check_precision(spec: Spec) -> Iterator[Problem]:
+    experts, path = spec.precision.experts, ("precision", "experts")
+    if experts.format in SCALED_FORMATS and experts.backend is None:
+        fix = "add `backend: te`, or `backend: reference` to check Transformer Engine by"
+        yield mistake("E0331", path, f"`{experts.format}` needs a `backend`", fix, at_key=True)
+    if experts.format not in SCALED_FORMATS and experts.backend is not None:
+        detail = f"`{experts.format}` is computed by PyTorch alone"
+        yield mistake("E0303", (*path, "backend"), detail, "remove it, or write `format: fp8_blockwise`", at_key=True)
+
+
+def judged(spec: Spec) -> list[tuple[str, str]]:
+    """What a judge decides: the domains, each with the field of its reward that says so."""
+    fields = ("outcome_by", "steps_by")
+    return [(name, field) for name, domain in spec.domains.items() for field in fields if getattr(domain.reward, field) == "judge"]
+
+
+def _check_judge(spec: Spec) -> Iterator[Problem]:
+    asked = judged(spec)
+    if spec.engines.judge is None:
+        for name, field in asked:
+            fix = "add `judge: {url_env: JUDGE_URL, model: ...}` to `engines`"
+            yield mistake("E0332", ("domains", name, "reward", field), "there is no `engines.judge`", fix)
+    elif not asked:
+        fix = "write `outcome_by: judge` in a domain's `reward`, or remove it"
+        yield mistake("E0303", ("engines", "judge"), "no domain's `reward` asks for a judge", fix, at_key=True)
+
+
+def _check_phases(spec: Spec) -> Iterator[Problem]:
+    for stage in stages(spec):
+        block, path = stage.block, stage.path
+        if not isinstance(block, GrpoPhase):
+            continue
+        if block.advantage == "outcome" and block.process_weight != STATED_PROCESS_WEIGHT:
+            detail = "`advantage: outcome` has no process credit"
+            yield mistake("E0303", (*path, "process_weight"), detail, "remove it, or write `advantage: process`", at_key=True)
+        yield from _check_settings(block, path, spec)
+
+
+def _check_settings(block: GrpoPhase, path: Path, spec: Spec) -> Iterator[Problem]:
+    """The settings of a phase lie over those of each of its domains."""
+    if not block.settings:
+        return
+    for name in block.domains:
+        domain = spec.domains.get(name)
+        world = None if domain is None or domain.world is None else BUILTIN_WORLDS.get(domain.world)
+        if domain is not None and world is not None:
+            inherited = {key: value for key, value in domain.settings.items() if key not in block.settings}
+            yield from build(world, {**inherited, **block.settings}, (*path, "settings"))[1]
+
+
+def _check_engines(spec: Spec) -> Iterator[Problem]:
+    """An engine with processes of its own needs devices; an embedded one has the trainer's."""
+    grpo = [stage.block for stage in stages(spec) if isinstance(stage.block, GrpoPhase)]
+    used = {
+        ("grpo", "rollout"): bool(grpo),
+        ("grpo", "scorer"): any(block.reference_kl for block in grpo),
+        ("distill", "rollout"): spec.student.distill is not None,
+        ("distill", "scorer"): spec.student.distill is not None,
+        ("evaluate", "rollout"): spec.evaluate is not None,
+    }
+    for (kind, role), is_used in used.items():
+        block = getattr(spec.placement, kind)
+        placed: EnginePlacement | None = None if block is None else getattr(block, role)
+        path = ("placement", kind, role)
+        engine = getattr(spec.engines, role)
+        if placed is None:
+            if is_used and engine == "vllm":
+                detail = f"`engines.{role}: vllm` has processes of its own, and no devices for them"
+                where = path if block is None else path[:2]
+                fix = f"add `{role}: {{devices: ...}}` to `placement.{kind}`"
+                yield mistake("E0530", where, detail, fix, at_key=True)
+        elif engine == "transformers":
+            fix = f"remove it, or write `engines: {{{role}: vllm}}`"
+            yield mistake("E0303", path, "an embedded engine runs on the trainer's devices", fix, at_key=True)
+        elif not is_used:
+            why = "no phase has a `reference_kl`" if (kind, role) == ("grpo", "scorer") and grpo else f"the spec has no {kind} job"
+            yield mistake("E0303", path, why, "remove it", at_key=True)
+        elif placed.tensor != "auto" and placed.devices % placed.tensor:
+            detail = f"copies on {placed.tensor} devices each do not fill {placed.devices}"
+            near = max(size for size in range(1, placed.tensor + 1) if placed.devices % size == 0)
+            yield mistake("E0531", (*path, "tensor"), detail, f"nearest that does: {near}")
