@@ -25,9 +25,10 @@ class DocumentGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentLayout:
-    """Where the documents of a micro-batch lie."""
+    """Where the documents of a micro-batch lie. Rows follow each other in the flat positions."""
 
     groups: tuple[DocumentGroup, ...]
+    offsets: tuple[int, ...]  # flat position of every document's start, and the number of positions at the end
 
 
 def document_layout(documents_BL: Tensor) -> DocumentLayout:
@@ -41,9 +42,17 @@ def document_layout(documents_BL: Tensor) -> DocumentLayout:
     starts_new = torch.ones(rows * length, dtype=torch.bool)
     starts_new[1:] = flat[1:] != flat[:-1]
     starts_new[::length] = True
-    starts = starts_new.nonzero().squeeze(1)
-    lengths = torch.diff(starts, append=torch.tensor([rows * length]))
+    offsets = torch.cat([starts_new.nonzero().squeeze(1), torch.tensor([rows * length])])
+    return DocumentLayout(groups=document_groups(offsets, documents_BL.device), offsets=tuple(offsets.tolist()))
 
+
+def document_groups(offsets: Tensor, device: torch.device) -> tuple[DocumentGroup, ...]:
+    """Documents grouped by length.
+
+    Args:
+        offsets: int64 on the CPU; see `DocumentLayout`.
+    """
+    starts, lengths = offsets[:-1], torch.diff(offsets)
     bucket = torch.ceil(torch.log2(lengths.double())).long()
     groups = []
     for size in bucket.unique().tolist():
@@ -52,11 +61,11 @@ def document_layout(documents_BL: Tensor) -> DocumentLayout:
         offset_1S = torch.arange(int(length_D1.max())).unsqueeze(0)
         groups.append(
             DocumentGroup(
-                index_DS=(start_D1 + torch.minimum(offset_1S, length_D1 - 1)).to(documents_BL.device),
-                is_real_DS=(offset_1S < length_D1).to(documents_BL.device),
+                index_DS=(start_D1 + torch.minimum(offset_1S, length_D1 - 1)).to(device),
+                is_real_DS=(offset_1S < length_D1).to(device),
             )
         )
-    return DocumentLayout(groups=tuple(groups))
+    return tuple(groups)
 
 
 class DocumentAttention(ScaledDotProductAttention):

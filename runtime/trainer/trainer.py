@@ -22,9 +22,8 @@ from torchtitan.trainer import Trainer
 
 from ..data.batch import PackedBatch, slice_rows
 from ..jobs import Interrupted, JobContext
-from .attention import document_layout
 from .metrics import StepMetrics
-from .model import transformers_weights
+from .model import document_inputs, transformers_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +200,7 @@ class PolymathTrainer(Trainer):
         model_inputs = {
             "input": micro.tokens_BL.to(self.device),
             "positions": micro.positions_BL.to(self.device),
-            "attention_masks": document_layout(micro.documents_BL),
+            **document_inputs(self.config.model_spec, micro.documents_BL.to(self.device)),
         }
         inputs, labels, extra_kwargs = super().post_dataloading_process(model_inputs, labels)
         return inputs, labels, {**extra_kwargs, "micro": micro}
@@ -221,7 +220,7 @@ class PolymathTrainer(Trainer):
 
     def full_weights(self) -> dict[str, Tensor]:
         """The current weights as full tensors under transformers' names. Collective."""
-        return transformers_weights(self.model_parts[0], self.model_config)
+        return transformers_weights(self.model_parts[0], self.config.model_spec)
 
     def _reduced_metrics(self) -> dict[str, float]:
         """Sum the stage's tensors over ranks, in one collective."""

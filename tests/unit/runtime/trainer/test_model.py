@@ -6,8 +6,7 @@ import pytest
 import torch
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.stages.import_model import write_random_model
-from polymath.runtime.trainer.attention import document_layout
-from polymath.runtime.trainer.model import model_spec, transformers_weights
+from polymath.runtime.trainer.model import document_inputs, model_spec, transformers_weights
 from polymath.specs.model import Model, ModelShape
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -47,27 +46,28 @@ def ours(folder: Path) -> nn.Module:
     return model.eval()
 
 
-def _logits(model: nn.Module, rows: list[list[int]], lengths: list[list[int]]) -> Tensor:
+def _logits(folder: Path, model: nn.Module, rows: list[list[int]], lengths: list[list[int]]) -> Tensor:
     documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
     positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
+    spec = model_spec(folder, experts_format="float32")
     with torch.no_grad():
-        return model(torch.tensor(rows), positions=positions, attention_masks=document_layout(documents))
+        return model(torch.tensor(rows), positions=positions, **document_inputs(spec, documents))
 
 
 def test_the_logits_of_a_packed_document_are_those_of_the_document_alone(folder: Path, ours: nn.Module) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
     documents = [torch.randint(0, 256, (length,), generator=generator).tolist() for length in LENGTHS]
-    packed = _logits(ours, [[token for document in documents for token in document]], [list(LENGTHS)])[0]
+    packed = _logits(folder, ours, [[token for document in documents for token in document]], [list(LENGTHS)])[0]
     for document, found in zip(documents, packed.split(LENGTHS), strict=True):
-        torch.testing.assert_close(found, _logits(ours, [document], [[len(document)]])[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, _logits(folder, ours, [document], [[len(document)]])[0], atol=1e-5, rtol=0)
         with torch.no_grad():
             torch.testing.assert_close(found, theirs(torch.tensor([document])).logits[0], atol=1e-5, rtol=0)
 
 
 def test_the_full_weights_are_those_of_transformers_by_name_and_value(folder: Path, ours: nn.Module) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-    found = transformers_weights(ours, model_spec(folder, experts_format="float32").model)
+    found = transformers_weights(ours, model_spec(folder, experts_format="float32"))
     assert {name for name in found if not name.startswith("lm_head")} == {name for name in theirs if not name.startswith("lm_head")}
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, theirs[name], atol=0, rtol=0)
