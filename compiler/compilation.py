@@ -31,6 +31,7 @@ class Compilation:
     path: str  # the spec file, as the user wrote it
     overrides: tuple[str, ...] = ()
     digests: Mapping[str, str | None] = field(default_factory=dict[str, str | None])  # content hash by source key, from the lock
+    unproved: tuple[str, ...] = ()  # what only a lock, or one with lengths in tokens, could prove
     spec: Spec | None = None  # after `parse`; a guess while there are diagnostics
     spans: Spans = field(default_factory=lambda: Spans(""))
     root: FilePath = FilePath()

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..specs.diagnostics import SpecInvalid
+from ..specs.diagnostics import SpecInvalid, UserError
 from .compilation import Compilation, Pass
-from .lock import Lock, lock_path, locked_digests, make_lock, read_lock, write_lock
+from .drift import refuse_drift, unproved
+from .lengths import too_long
+from .lock import Lock, TokenCounter, lock_path, locked_digests, make_lock, read_lock, write_lock
 from .passes import CHECKS, PASSES
 from .plan import Plan, read_plan
 from .provenance import Origins, find_origins, read_origins
@@ -22,27 +24,52 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Compilation:
     return _run(CHECKS, Compilation(path=str(path), overrides=tuple(overrides)))
 
 
-def lock_spec(path: Path, overrides: Sequence[str] = ()) -> tuple[Lock, Path]:
-    """Check a spec, read its data once and write the lock beside it; returns both."""
-    lock = make_lock(check_spec(path, overrides))
+def lock_spec(path: Path, overrides: Sequence[str] = (), count_tokens: TokenCounter | None = None) -> tuple[Lock, Path]:
+    """Check a spec, read its data once and write the lock beside it; returns both.
+
+    Raises:
+        SpecInvalid: the spec is wrong, a row is, or a limit would cut off most rows; nothing is written then.
+    """
+    checked = check_spec(path, overrides)
+    try:
+        earlier = read_lock(lock_path(path))
+    except UserError:  # it is written anew
+        earlier = None
+    lock = make_lock(checked, earlier, count_tokens)
+    _run((), _with_lengths(checked, lock))
     write_lock(lock, lock_path(path))
     return lock, lock_path(path)
 
 
-def compile_in_memory(path: Path, overrides: Sequence[str] = ()) -> Compilation:
-    """Compile a spec and write nothing. Its inputs get their hashes from the lock, where there is one."""
+def compile_in_memory(path: Path, overrides: Sequence[str] = (), *, frozen: bool = False) -> Compilation:
+    """Compile a spec and write nothing. Its inputs get their hashes from the lock, where there is one.
+
+    Raises:
+        SpecInvalid: the spec is wrong, or by the lock a limit would cut off most rows.
+        UserError: an input is not what was locked; with `frozen`, anything is not, or there is no lock.
+    """
     checked = check_spec(path, overrides)
     assert checked.spec is not None
-    digests = locked_digests(read_lock(lock_path(path)), checked.spec, checked.root, str(path))
-    return _run(PASSES[len(CHECKS) :], replace(checked, digests=digests))
+    lock = read_lock(lock_path(path))
+    if frozen:
+        refuse_drift(checked, lock)
+    digests = locked_digests(lock, checked.spec, checked.root, str(path))
+    checked = _run((), _with_lengths(checked, lock))
+    return _run(PASSES[len(CHECKS) :], replace(checked, digests=digests, unproved=tuple(unproved(checked, lock))))
 
 
-def compile_spec(path: Path, folder: Path, overrides: Sequence[str] = ()) -> Plan:
+def compile_spec(path: Path, folder: Path, overrides: Sequence[str] = (), *, frozen: bool = False) -> Plan:
     """Compile a spec into a plan directory."""
-    done = compile_in_memory(path, overrides)
+    plan = publish(compile_in_memory(path, overrides, frozen=frozen), folder).plan
+    assert plan is not None
+    return plan
+
+
+def publish(done: Compilation, folder: Path) -> Compilation:
+    """Write the plan of a compilation into a folder."""
     assert done.plan is not None and done.sources is not None
     write_plan(done.plan, done.sources, folder, find_origins(done))
-    return done.plan
+    return done
 
 
 def plan_of(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, Origins]:
@@ -57,6 +84,13 @@ def plan_of(path: Path, overrides: Sequence[str] = ()) -> tuple[Plan, Origins]:
     done = compile_in_memory(path, overrides)
     assert done.plan is not None
     return done.plan, find_origins(done)
+
+
+def _with_lengths(compilation: Compilation, lock: Lock | None) -> Compilation:
+    if lock is None or compilation.spec is None:
+        return compilation
+    lengths = {key: source.lengths for key, source in lock.sources.items()}
+    return compilation.with_mistakes(*too_long(compilation.spec, lengths))
 
 
 def _run(passes: Sequence[Pass], compilation: Compilation) -> Compilation:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
+_LONG_ROW = '{"messages": [{"role": "user", "content": "a"}' + 2 * ', {"role": "assistant", "content": "b"}' + "]}\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -131,6 +133,12 @@ EXAMPLES: dict[str, Example] = {
         "Correct the threshold, or add `reward` to the rows.",
         ((_SEARCH, "{path: data.jsonl, minimum_reward: 0.5}"),),
         files={"data.jsonl": ROW},
+        verb="lock",
+    ),
+    "E0321": Example(
+        "Raise the limit, or leave the long rows out.",
+        ((_SEARCH, "{path: data.jsonl}"), ("limits: {turns: 8,", "limits: {turns: 1,")),
+        files={"data.jsonl": _LONG_ROW},
         verb="lock",
     ),
     "E0401": Example("Add the domain to a rule of `routing`.", (("  - {domains: [search], teacher: searcher}\n", ""),)),

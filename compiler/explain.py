@@ -19,9 +19,8 @@ from ..specs.diagnostics import ExitCode, SpecInvalid, UserError, render
 from ..specs.fields import FieldInfo, Identity
 from ..specs.reference import describe_default, describe_limits, describe_type
 from ..specs.tree import ANY_NAME, Node, all_nodes, blocks_of, find_nodes, identity_of
-from .driver import check_spec
+from .driver import check_spec, lock_spec
 from .examples import EXAMPLES, Example
-from .lock import make_lock
 
 MEANING = {
     Identity.NUMERICS: "numerics: the weights; the job and all after it run again",
@@ -138,9 +137,9 @@ def _output(code: str, example: Example, text: str) -> str:
             (folder / file).write_text(content, encoding="utf-8")
         (folder / "my.yaml").write_text(text, encoding="utf-8")
         try:
-            checked = check_spec(folder / "my.yaml", example.overrides)
             if example.verb == "lock":
-                make_lock(checked)
+                lock_spec(folder / "my.yaml", example.overrides)
+            check_spec(folder / "my.yaml", example.overrides)
         except SpecInvalid as error:
             mine = [render(one, error.sources.get(one.span.file)) for one in error.diagnostics if one.code == code]
             assert mine, f"{code}: its example fails otherwise: {error.message}"

@@ -1,19 +1,18 @@
 """The lock: what a spec's inputs held when they were read once. It stands beside the spec as `<stem>.lock.json`.
 
 It proves what the compiler cannot see in a spec: that every row of the data is JSON of the promised form, and the content hash
-by which a finished job is known again. It does not prove what needs a tokenizer; the runtime checks that.
+by which a finished job is known again. It holds how long the rows are: in characters and turns always, in tokens where the caller
+has a tokenizer (`polymath lock` has the runtime's, unless `--no-tokens`; the compiler itself never loads one).
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
 from ..specs.build import Path as SpecPath
 from ..specs.build import from_json, to_json
@@ -23,13 +22,12 @@ from ..specs.locations import local_path
 from ..specs.model import Spec, TrajectorySource
 from .canonical import digest, readable_json
 from .compilation import Compilation
+from .lengths import Quantiles
 from .passes.lower import source_urls
+from .rows import BadSource, read_rows
 
 LOCK_FORMAT = "polymath.lock/1"
 PACKAGES = ("polymath", "torch", "torchtitan", "transformers", "tokenizers", "safetensors")
-ROW_FIELDS = {"openai": (("messages",), ("traj",)), "question_answer": (("question", "answer"),)}  # any one group suffices
-MISTAKES_PER_FILE = 5
-FIELDS_SHOWN = 6
 CHUNK_BYTES = 1 << 20
 
 
@@ -41,6 +39,12 @@ class LockedSource:
     sha256: str
     bytes: int
     rows: int | None  # of JSONL files; folders have none
+    lengths: Mapping[str, Quantiles] = field(default_factory=dict[str, Quantiles])  # of its rows, by what is counted
+    tokenizer: str | None = None  # what counted "tokens" and "response_tokens": a built-in name, or the hash of its folder
+
+
+# Counts the tokens of a file, given its key: what `lengths.TOKEN_LENGTHS` names. None where there is no tokenizer to be had.
+TokenCounter = Callable[[Compilation, str, TrajectorySource], Mapping[str, Quantiles] | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +52,10 @@ class Lock:
     """A whole lock file."""
 
     spec_digest: str
+    blocks: Mapping[str, str] = field(default_factory=dict[str, str])  # the digest of each block of the spec, to say which changed
+    seed: int | None = None
     sources: Mapping[str, LockedSource]  # by key in sources.json
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of the packages that were installed
     format: str = LOCK_FORMAT
 
 
@@ -58,8 +64,8 @@ def lock_path(spec: Path) -> Path:
     return spec.with_name(f"{spec.stem}.lock.json")
 
 
-def make_lock(compilation: Compilation) -> Lock:
-    """Read every input once.
+def make_lock(compilation: Compilation, earlier: Lock | None = None, count_tokens: TokenCounter | None = None) -> Lock:
+    """Read every input once. What an earlier lock counted of a file and tokenizer that are the same is not counted again.
 
     Raises:
         SpecInvalid: a file is missing or empty, or a row is not what its format promises; names file, row and line of the spec.
@@ -74,14 +80,44 @@ def make_lock(compilation: Compilation) -> Lock:
             if source is None:
                 sources[key] = _lock_folder(url, compilation.root)
             else:
-                sources[key] = _lock_rows(url, compilation.root, source)
-        except _BadSource as bad:
+                found = read_rows(url, compilation.root, source)
+                sources[key] = LockedSource(url=url, sha256=found.sha256, bytes=found.bytes, rows=found.rows, lengths=found.lengths)
+        except BadSource as bad:
             for code, detail, fix in bad.mistakes:
                 span = compilation.spans.at(path)
                 diagnostics.append(Diagnostic(code=code, summary=summary(code), span=span, detail=detail, fix=fix))
     if diagnostics:
         raise SpecInvalid(diagnostics, compilation.texts)
-    return Lock(spec_digest=digest(to_json(spec)), sources=sources, versions=_versions())
+    data = to_json(spec)
+    return Lock(
+        spec_digest=digest(data),
+        blocks={name: digest(block) for name, block in data.items()},
+        seed=spec.seed,
+        sources={key: _with_tokens(compilation, key, sources, earlier, count_tokens) for key in sources},
+        versions=installed_versions(),
+    )
+
+
+def _with_tokens(
+    compilation: Compilation,
+    key: str,
+    sources: Mapping[str, LockedSource],
+    earlier: Lock | None,
+    count_tokens: TokenCounter | None,
+) -> LockedSource:
+    """A source with its lengths in tokens, where they are known or can be counted."""
+    spec, here = compilation.spec, sources[key]
+    assert spec is not None
+    _, source = _spec_path(spec, key)
+    if source is None:
+        return here
+    folder = "model.checkpoint" if spec.model.tokenizer == "from-checkpoint" else "model.tokenizer"
+    tokenizer = sources[folder].sha256 if folder in sources else spec.model.tokenizer
+    before = earlier.sources.get(key) if earlier is not None else None
+    if before is not None and before.tokenizer == tokenizer and before.sha256 == here.sha256:
+        return replace(here, lengths={**before.lengths, **here.lengths}, tokenizer=tokenizer)
+    counted = count_tokens(compilation, key, source) if count_tokens is not None else None
+    return here if counted is None else replace(here, lengths={**here.lengths, **counted}, tokenizer=tokenizer)
 
 
 def write_lock(lock: Lock, path: Path) -> None:
@@ -129,22 +165,16 @@ def locked_digests(lock: Lock | None, spec: Spec, root: Path, shown: str) -> dic
     urls = source_urls(spec)
     if lock is None:
         paths = {key: local_path(url, root) for key, url in urls.items()}
-        return {key: None if path is None or not path.exists() else _sha256(path) for key, path in paths.items()}
+        return {key: None if path is None or not path.exists() else hash_of(path) for key, path in paths.items()}
     fix = f"read the data anew: polymath lock {shown}"
     for key, url in urls.items():
         locked = lock.sources.get(key)
         if locked is None or locked.url != url:
             raise UserError(f"the lock of {shown} does not know {url}", exit_code=ExitCode.STALE, fix=fix)
         path = local_path(url, root)
-        if path is not None and path.exists() and _sha256(path) != locked.sha256:
+        if path is not None and path.exists() and hash_of(path) != locked.sha256:
             raise UserError(f"{url} changed since {shown} was locked", exit_code=ExitCode.STALE, fix=fix)
     return {key: lock.sources[key].sha256 for key in urls}
-
-
-class _BadSource(Exception):
-    def __init__(self, *mistakes: tuple[str, str, str | None]) -> None:
-        super().__init__(mistakes)
-        self.mistakes = mistakes
 
 
 def _spec_path(spec: Spec, key: str) -> tuple[SpecPath, TrajectorySource | None]:
@@ -156,105 +186,25 @@ def _spec_path(spec: Spec, key: str) -> tuple[SpecPath, TrajectorySource | None]
     return ("domains", parts[1], "trajectories", number, "path"), spec.domains[parts[1]].trajectories[number]
 
 
-def _open(url: str, root: Path) -> AbstractContextManager[BinaryIO]:
-    path = local_path(url, root)
-    if path is not None:
-        return path.open("rb")
-    import fsspec  # pyright: ignore[reportMissingTypeStubs]  (only for URLs: it costs a tenth of a second)
-
-    return cast(Any, fsspec).open(url, "rb")
-
-
-def _lock_rows(url: str, root: Path, source: TrajectorySource) -> LockedSource:
-    """Hash a JSONL file and look at every row."""
-    content, size, rows = hashlib.sha256(), 0, 0
-    mistakes: list[tuple[str, str, str | None]] = []
-    rewards: list[float] = []
-    try:
-        with _open(url, root) as file:
-            for number, line in enumerate(file, 1):
-                content.update(line)
-                size += len(line)
-                if not line.strip():
-                    continue
-                rows += 1
-                row = _row(line)
-                fault, fix = (row, None) if isinstance(row, str) else _form_fault(row, source.format)
-                if fault:
-                    mistakes.append(("E0314", f"{url}, row {number}: {fault}", fix))
-                elif isinstance(row, dict) and isinstance(row.get("reward"), (int, float)):
-                    rewards.append(float(row["reward"]))
-                if len(mistakes) == MISTAKES_PER_FILE:
-                    break
-    except (OSError, ValueError, ImportError) as error:
-        raise _BadSource(("E0312", f"{url} cannot be read: {error}", None)) from error
-    if mistakes:
-        raise _BadSource(*mistakes)
-    if not rows:
-        raise _BadSource(("E0313", f"{url} holds no row", "one row of JSON on every line"))
-    if source.minimum_reward is not None:
-        _check_filter(url, source.minimum_reward, rewards, rows)
-    return LockedSource(url=url, sha256=content.hexdigest(), bytes=size, rows=rows)
-
-
-def _check_filter(url: str, minimum: float, rewards: Sequence[float], rows: int) -> None:
-    """A filter that nothing passes leaves nothing to train on; one that no row can fail filters nothing."""
-    if not rewards:
-        detail = f"no row of {url} has a `reward`, so `minimum_reward` would filter nothing"
-        raise _BadSource(("E0320", detail, "remove `minimum_reward`, or write each row's `reward` into it"))
-    if len(rewards) == rows and max(rewards) < minimum:
-        detail = f"`minimum_reward` is {minimum:g}, and the largest of {url} is {max(rewards):g}"
-        raise _BadSource(("E0320", detail, f"at most {max(rewards):g}"))
-
-
-def _row(line: bytes) -> dict[str, Any] | str:
-    """A row, or what is wrong with it."""
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 at byte {error.start + 1}"
-    except json.JSONDecodeError as error:
-        return f"not valid JSON at column {error.colno}: {error.msg}"
-    except (ValueError, RecursionError):
-        return "not valid JSON: too deep or too large a number"
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    return cast(dict[str, Any], row)
-
-
-def _form_fault(row: Mapping[str, Any], format_name: str) -> tuple[str | None, str | None]:
-    """What a row lacks that its format promises, and the format or the field that was likely meant."""
-    fitting = [name for name, groups in ROW_FIELDS.items() if any(all(field in row for field in group) for group in groups)]
-    if format_name in fitting:
-        return None, None
-    groups = ROW_FIELDS[format_name]
-    wanted = " or ".join(" and ".join(f"`{field}`" for field in group) for group in groups)
-    fix = f"write `format: {fitting[0]}`" if fitting else None
-    if fix is None and row:
-        missing = min(([field for field in group if field not in row] for group in groups), key=len)
-        fix = f"it has {', '.join(f'`{name[:40]}`' for name in list(row)[:FIELDS_SHOWN])}: rename what is meant by `{missing[0]}`"
-    return f"has no {wanted}, which format `{format_name}` wants", fix
-
-
 def _lock_folder(url: str, root: Path) -> LockedSource:
     path = local_path(url, root)
     if path is None:
         detail = f"{url}: checkpoints and tokenizers are read from this machine's folders only"
-        raise _BadSource(("E0312", detail, "copy the folder to this machine"))
+        raise BadSource(("E0312", detail, "copy the folder to this machine"))
     if not path.is_dir():
-        raise _BadSource(("E0312", f"{url}: there is no such folder on this machine", "copy the folder to this machine"))
+        raise BadSource(("E0312", f"{url}: there is no such folder on this machine", "copy the folder to this machine"))
     size = sum(file.stat().st_size for file in _files(path))
-    return LockedSource(url=url, sha256=_sha256(path), bytes=size, rows=None)
+    return LockedSource(url=url, sha256=hash_of(path), bytes=size, rows=None)
 
 
-def _sha256(path: Path) -> str:
+def hash_of(path: Path) -> str:
     """The hash of a file; of a folder, that of its files' names and hashes.
 
     Raises:
         UserError: it cannot be read.
     """
     if path.is_dir():
-        return digest({file.relative_to(path).as_posix(): _sha256(file) for file in _files(path)})
+        return digest({file.relative_to(path).as_posix(): hash_of(file) for file in _files(path)})
     content = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -269,7 +219,8 @@ def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.is_file())
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """The versions of the packages that decide what is computed."""
     found: dict[str, str] = {}
     for package in PACKAGES:
         try:

@@ -72,6 +72,10 @@ CODES: dict[str, Code] = {
     "E0320": Code(
         "filter that filters nothing or all", "No row has the `reward` that `minimum_reward` wants, or no reward reaches it."
     ),
+    "E0321": Code(
+        "most of the data is cut off",
+        "More than half of the rows that were locked are longer than the limit, so training or rollouts would mostly see beginnings.",
+    ),
     "E0330": Code("size and model disagree", "The family has no size of this name, or the checkpoint is of another one."),
     "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),
     "E0332": Code("no judge", "A reward asks a judge, and `engines` names none."),

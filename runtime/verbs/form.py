@@ -34,6 +34,13 @@ def takes_spec(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def takes_frozen(parser: argparse.ArgumentParser) -> None:
+    """Whether the lock must hold: `options.frozen`."""
+    parser.add_argument(
+        "--frozen", action="store_true", help="refuse (exit 4) where data, weights, spec or versions are not what was locked"
+    )
+
+
 def takes_run(parser: argparse.ArgumentParser) -> None:
     """Where and how a launch runs: `options.run_dir`, `options.port`."""
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: <storage.runs>/<name>)")

@@ -3,17 +3,18 @@
 import argparse
 
 from ...specs.diagnostics import ExitCode, UserError
-from .form import Verb, takes_run, takes_spec
+from .form import Verb, takes_frozen, takes_run, takes_spec
 from .launch import launch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     takes_spec(parser)
+    takes_frozen(parser)
     takes_run(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Lock, compile and launch."""
+    """Lock, compile and launch. With --frozen the lock that is there must hold, and is not written anew."""
     from ...compiler.driver import check_spec, compile_spec, lock_spec
     from ..launch.lock import is_running
 
@@ -23,8 +24,9 @@ def run(options: argparse.Namespace) -> int:
     if is_running(run_dir):
         raise UserError(f"{run_dir} is in use by another launch", exit_code=ExitCode.UNFIT, fix=f"see: polymath status {run_dir}")
     options.run_dir = run_dir
-    lock_spec(options.spec, options.set)
-    compile_spec(options.spec, run_dir / "plan", options.set)
+    if not options.frozen:
+        lock_spec(options.spec, options.set)  # keeps the lengths in tokens that an earlier lock counted
+    compile_spec(options.spec, run_dir / "plan", options.set, frozen=options.frozen)
     return launch(run_dir / "plan", options)
 
 
