@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from .diagnostics import MOST_MISTAKES
 from .fields import FieldInfo, Identity, yaml_name
 from .hints import Path, field_fix, name_fix, number_fix, share_fix, show_path, suggest
 
@@ -69,7 +70,10 @@ def from_json(cls: type[T], data: Any) -> T:
 def build(kind: Any, data: Any, path: Path = (), names: Mapping[str, Sequence[str]] | None = None) -> tuple[Any, list[Problem]]:
     """Build a value of a type and list every mistake. `names` holds the keys that fields with a `reference` may name."""
     walk = _Walk(names or {}, kind, path)
-    value = walk.value(kind, data, path, None)
+    try:
+        value = walk.value(kind, data, path, None)
+    except _TooManyError:
+        value = MISSING
     return value, walk.problems
 
 
@@ -93,6 +97,10 @@ def union_members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
+class _TooManyError(Exception):
+    """There is no use in going on."""
+
+
 class _Walk:
     """One walk; collects problems on the way."""
 
@@ -103,6 +111,8 @@ class _Walk:
 
     def report(self, code: str, detail: str, path: Path, fix: str | None = None, at_key: bool = False) -> _Missing:
         self.problems.append(Problem(code=code, path=path, detail=detail, fix=fix, at_key=at_key))
+        if len(self.problems) == MOST_MISTAKES:
+            raise _TooManyError
         return MISSING
 
     def value(self, kind: Any, data: Any, path: Path, info: FieldInfo | None) -> Any:

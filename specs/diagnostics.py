@@ -4,10 +4,16 @@ A `Diagnostic` is collected, so that all mistakes are shown at once; a `UserErro
 exception is a bug of ours and never a user's mistake.
 """
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+
+MOST_MISTAKES = 100  # shown at once; whoever makes more has another file in mind than a spec
+WIDEST_ROW = 240  # characters of a line that are shown
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 class ExitCode(IntEnum):
@@ -84,13 +90,13 @@ def _restore_user_error(message: str, exit_code: int, fix: str | None) -> UserEr
 
 def render(diagnostic: Diagnostic, text: str | None) -> str:
     """One mistake as text. `text` is the content of the file it lies in, if it lies in one."""
-    span = diagnostic.span
+    span, rows = diagnostic.span, _rows(text or "")
     lines = [f"{span}: error[{diagnostic.code}]: {diagnostic.summary}"]
-    source = text.splitlines() if text is not None else []
-    if span.line and span.line <= len(source):
-        number, row = str(span.line), source[span.line - 1]
+    if span.line and span.line <= len(rows):
+        number, row = str(span.line), rows[span.line - 1]
         gutter = " " * len(number)
-        before, marked = row[: span.column - 1], row[span.column - 1 : max(span.end_column - 1, span.column)]
+        row, start, end = _window(row, span.column - 1, max(span.end_column - 1, span.column))
+        before, marked = row[:start], row[start:end]
         lead = "".join("\t" if character == "\t" else " " * _width(character) for character in before)
         carets = "^" * max(1, sum(_width(character) for character in marked))
         lines += [f"{gutter} |", f"{number} | {_visible(row)}", f"{gutter} | {lead}{carets} {diagnostic.detail}"]
@@ -105,15 +111,36 @@ def render(diagnostic: Diagnostic, text: str | None) -> str:
 def render_all(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str]) -> str:
     """All mistakes in the order of the file, and their number."""
     ordered = sorted(diagnostics, key=lambda one: (one.span.file, one.span.line, one.span.column, one.code))
-    count = len(ordered)
-    parts = [render(one, sources.get(one.span.file)) for one in ordered]
-    return "\n\n".join([*parts, f"{count} mistake{'s' if count != 1 else ''}; exit code {int(ExitCode.SPEC)}"])
+    parts = [render(one, sources.get(one.span.file)) for one in ordered[:MOST_MISTAKES]]
+    count = len(parts)
+    said = f"{count} mistake{'s' if count != 1 else ''}" if count < MOST_MISTAKES else f"the first {count} mistakes"
+    return "\n\n".join([*parts, f"{said}; exit code {int(ExitCode.SPEC)}"])
+
+
+@lru_cache(maxsize=4)  # a file is split once, not once for each of its mistakes
+def _rows(text: str) -> list[str]:
+    return split_lines(text)
+
+
+def _window(row: str, start: int, end: int) -> tuple[str, int, int]:
+    """The part of a long row around what is marked, and where the mark lies in it."""
+    if len(row) <= WIDEST_ROW:
+        return row, start, end
+    first = max(0, min(start - WIDEST_ROW // 3, len(row) - WIDEST_ROW))
+    shown = ("..." if first else "") + row[first : first + WIDEST_ROW] + ("..." if first + WIDEST_ROW < len(row) else "")
+    moved = first - (3 if first else 0)
+    return shown, start - moved, min(end - moved, len(shown))
 
 
 def _width(character: str) -> int:
     if unicodedata.combining(character) or not character.isprintable():
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a file as YAML counts them."""
+    return _LINE_BREAK.split(text)
 
 
 def _visible(row: str) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 from .build import Path
 from .codes import summary
-from .diagnostics import Diagnostic, ExitCode, Span, UserError
+from .diagnostics import MOST_MISTAKES, Diagnostic, ExitCode, Span, UserError, split_lines
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -117,7 +117,7 @@ def read_file(path: FilePath, shown: str) -> Document:
 
 def read_text(text: str, shown: str) -> Document:
     """Parse a text; `shown` is its name in messages."""
-    rows = text.split("\n")
+    rows = split_lines(text)
     for number, row in enumerate(rows, 1):
         found = _REORDERING.search(row)
         if found:
@@ -126,7 +126,7 @@ def read_text(text: str, shown: str) -> Document:
     reader = _Reader(shown, rows)
     try:
         for event in cast(Iterator[Any], _parse_events(text, Loader=_Loader)):
-            if not reader.take(event):
+            if not reader.take(event) or len(reader.diagnostics) >= MOST_MISTAKES:
                 break
     except yaml.MarkedYAMLError as error:
         return _broken(shown, text, rows, error)

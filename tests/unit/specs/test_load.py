@@ -116,3 +116,20 @@ def test_the_caret_stays_under_wide_characters() -> None:
 def test_codes_are_never_reused_and_always_explained() -> None:
     assert all(code.title and code.doc.endswith((".", "!")) for code in CODES.values())
     assert list(CODES) == sorted(CODES)
+
+
+def test_whoever_makes_a_thousand_mistakes_is_told_of_the_first_hundred(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(GOOD.read_text() + "".join(f"field{i}: 1\n" for i in range(1000)))
+    with pytest.raises(SpecInvalid) as caught:
+        load_spec(path)
+    assert len(caught.value.diagnostics) == 100
+    assert caught.value.render().endswith("the first 100 mistakes; exit code 3")
+
+
+def test_of_a_long_line_the_part_around_the_mistake_is_shown() -> None:
+    row = "a" * 1000 + "bad" + "c" * 1000
+    found = Diagnostic(code="E0201", summary="s", span=Span(file="x", line=1, column=1001, end_column=1004), detail="d")
+    shown = render(found, row).splitlines()
+    assert len(shown[2]) < 300
+    assert shown[2][shown[3].index("^") :].startswith("bad")
