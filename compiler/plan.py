@@ -97,6 +97,17 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RoutedDomain:
+    """A domain, the one teacher that scores it in distillation, and how much of it."""
+
+    domain: str
+    teacher: str
+    tasks: int  # distinct training tasks that prompts are drawn from
+    prompts: int  # drawn in all steps
+    tokens: int  # at most, in the episodes of these prompts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A whole plan."""
 
@@ -108,6 +119,7 @@ class Plan:
     cluster: Cluster  # the machine that the plan is for
     jobs: tuple[Job, ...]  # in an order in which they can run
     processes: tuple[tuple[str, ...], ...]  # jobs that share one torchrun invocation, in order
+    routing: tuple[RoutedDomain, ...] = ()  # every domain once, where there is distillation
     format: str = field(default=PLAN_FORMAT)
 
     def job(self, job_id: str) -> Job:

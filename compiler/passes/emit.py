@@ -14,6 +14,7 @@ from ...specs.fields import Identity
 from ..canonical import digest
 from ..compilation import Compilation
 from ..plan import Job, Plan, compiler_version
+from ..routing import routing_table
 
 PINNED = {"torchtitan": "0.3.0", "transformers": "5.19"}  # what the plan's settings were written for
 NUMERICS = (Identity.NUMERICS,)
@@ -45,6 +46,7 @@ def emit(compilation: Compilation) -> Compilation:
         cluster=spec.cluster,
         jobs=tuple(jobs.values()),
         processes=_processes(tuple(jobs.values())),
+        routing=routing_table(spec, compilation.owners),
     )
     return replace(compilation, plan=plan)
 
