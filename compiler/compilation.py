@@ -12,6 +12,7 @@ from ..specs.families import Dimensions
 from ..specs.load import diagnose
 from ..specs.model import Spec
 from ..specs.yaml import Spans
+from .meshes import Candidate
 from .plan import Job, Mesh, Plan, Sources
 
 
@@ -43,6 +44,7 @@ class Compilation:
     owners: Mapping[str, str] = field(default_factory=dict[str, str])  # after `route`: the teacher of a domain
     order: tuple[str, ...] = ()  # after `route`: teachers, each after the one it starts from
     meshes: Mapping[str, Mesh] = field(default_factory=dict[str, Mesh])  # after `place`: by job id
+    runners_up: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict[str, tuple[Candidate, ...]])  # after `place`
     jobs: tuple[Job, ...] = ()  # after `lower`
     sources: Sources | None = None  # after `lower`
     plan: Plan | None = None  # after `emit`

@@ -190,4 +190,17 @@ EXAMPLES: dict[str, Example] = {
             ("sft: {trainer: {devices: 2, expert: 2", "sft: {trainer: {devices: 4, expert: 2"),
         ),
     ),
+    "E0507": Example(
+        "Take the mesh that the message suggests, more devices, shorter rows, or a smaller model.",
+        (("layers: 2", "layers: 2000"), ("hidden: 64", "hidden: 65536"), ("accelerator: cpu", "accelerator: h100")),
+    ),
+    "E0508": Example(
+        "Take devices from a role, or add machines.",
+        (("grpo: {trainer: {devices: 2, expert: 2}", "grpo: {trainer: {devices: 2, expert: 2}, rollout: {devices: 2}"),),
+        overrides=("engines.rollout=vllm", "placement.distill.rollout.devices=1", "placement.evaluate.rollout.devices=1"),
+    ),
+    "E0509": Example(
+        "Take what the message suggests instead.",
+        (("sft: {trainer: {devices: 2, expert: 2}", "sft: {trainer: {devices: 2, pipeline: 2}"),),
+    ),
 }

@@ -37,6 +37,7 @@ class Mesh:
     context: int = 1
     pipeline: int = 1
     activation_checkpoint: str = "none"  # none | selective | full
+    loss_chunks: int = 1  # parts of a row whose logits exist at once, one after the other
 
     @property
     def data_parallel(self) -> int:

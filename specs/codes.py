@@ -103,6 +103,15 @@ CODES: dict[str, Code] = {
         "batch cannot be divided", "`batch_sequences` must be a multiple of the data-parallel degree times `micro_batch`."
     ),
     "E0506": Code("partly filled machines", "Several machines must all be used whole, or a single one in part."),
+    "E0507": Code(
+        "does not fit in memory",
+        "By the estimate, the fullest rank of the mesh needs more memory than a device has.",
+    ),
+    "E0508": Code("roles need more devices", "A job's roles run at the same time; together they need more devices than there are."),
+    "E0509": Code(
+        "not possible together",
+        "By the capability table, this combination does not work; the message says why, and who says so.",
+    ),
     "E0530": Code("engine without devices", "An engine with processes of its own needs devices of its own."),
     "E0531": Code("copies do not fill the devices", "Every copy of an engine's model takes `tensor` of the role's devices."),
 }

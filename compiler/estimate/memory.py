@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ...specs.families import Dimensions
 from .activations import FLOAT, Formats, cast_experts, largest_layer, saved_by_layers
 from .degrees import Degrees
-from .parameters import gathered_layer, local_count
+from .parameters import gathered_layer, local_count, total
 from .quantity import Quantity
 
 USABLE = 0.9  # share of a device's memory that tensors may fill; the rest is for the context, NCCL and fragmentation (ours)
@@ -21,6 +21,7 @@ class Load:
     trained_share: float = 1.0  # share of the positions with a loss
     head_tokens: int | None = None  # positions whose logits exist at once; None for all of a pass
     top_k: int = 0  # of distillation's support, for which ids and scores are held
+    embedded_copies: int = 0  # of the whole model that engines inside the trainer keep on every rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,7 @@ class Memory:
     recomputed: Quantity
     logits: Quantity
     batch: Quantity
+    engines: Quantity
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -50,6 +52,7 @@ class Memory:
             self.recomputed,
             self.logits,
             self.batch,
+            self.engines,
         )
 
     @property
@@ -72,6 +75,7 @@ def memory(model: Dimensions, degrees: Degrees, load: Load) -> Memory:
         recomputed=_recomputed(model, degrees, load, tokens),
         logits=_logits(model, degrees, load, tokens),
         batch=_batch(load, tokens),
+        engines=_engines(model, load),
     )
 
 
@@ -166,4 +170,15 @@ def _batch(load: Load, tokens: int) -> Quantity:
         unit="bytes",
         formula="T x (36 + 12 k): ids, labels, positions, documents and weight; k ids and scores of a teacher",
         inputs={"T": tokens, "k": load.top_k},
+    )
+
+
+def _engines(model: Dimensions, load: Load) -> Quantity:
+    """Engines inside the trainer hold whole models in the compute format. Their caches are freed before the training step."""
+    return Quantity(
+        name="embedded engines",
+        value=load.embedded_copies * total(model) * load.formats.compute,
+        unit="bytes",
+        formula="n x P x c: n whole models in the compute format",
+        inputs={"n": load.embedded_copies, "P": total(model), "c": load.formats.compute},
     )
