@@ -15,7 +15,7 @@ from typing import Any, cast
 from .build import Path
 from .codes import summary
 from .diagnostics import Diagnostic, UserError
-from .locations import is_url, rebase
+from .locations import is_url, near, rebase
 from .yaml import Document, Spans, read_file
 
 EXTENDS = "extends"
@@ -102,7 +102,9 @@ def _follow(link: _Link, base: str, root: FilePath) -> tuple[_Link | None, FileP
             return None, None, _mistake("E0111", link, f"{base!r} is a link out of the folder of this spec", outside)
         document = read_file(real, shown)
     except (OSError, ValueError, RuntimeError, UserError):  # missing, unreadable, a NUL in the name, a loop of links
-        return None, None, _mistake("E0112", link, f"there is no file {base!r} here", "the path is relative to this file")
+        guess = near(root / relative, base)
+        fix = guess if guess.startswith("did you mean") else "the path is relative to this file"
+        return None, None, _mistake("E0112", link, f"there is no file {base!r} here", fix)
     if _is_mapping(document):
         rebase(cast(dict[str, Any], document.data), posixpath.dirname(relative))
     return _Link(document=document, shown=shown, relative=relative), real, None

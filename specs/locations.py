@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+from .hints import suggest
+
 LOCATIONS = (  # every field of `model.py` that holds a path or URL
     ("model", "checkpoint"),
     ("model", "tokenizer"),
@@ -69,3 +71,15 @@ def absolute_url(url: str, root: Path) -> str:
     """The URL or absolute path that fsspec can open from anywhere."""
     path = local_path(url, root)
     return url if path is None else str(path)
+
+
+def near(path: Path, url: str) -> str:
+    """What to do about a path that does not exist: the one beside it that was likely meant, or where paths are sought."""
+    try:
+        siblings = sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
+    except (OSError, ValueError):
+        siblings = []
+    guess = suggest(path.name, siblings)
+    if guess:
+        return f"did you mean `{url.rstrip('/').removesuffix(path.name)}{guess}`?"
+    return "paths are relative to the spec's folder; write another, or --set it"
