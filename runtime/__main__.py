@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..compiler.plan import Plan, Sources, read_plan, read_sources
 from ..specs.diagnostics import ExitCode, UserError
+from .abilities import refuse_what_cannot_run
 from .files import full_disk_is_clear
 from .jobs import Interrupted, JobContext, Outcome, is_done
 from .launch.watch import exit_with_launcher
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan, sources = read_plan(options.plan), read_sources(options.plan)
         run_dir = options.run_dir or sources.runs_folder / plan.name
         contexts = [_context(plan, sources, job_id, run_dir, rank, world_size) for job_id in options.job]
+        refuse_what_cannot_run(plan, sources, [context.job for context in contexts])
     except UserError as error:
         if rank == 0:
             print(error.render(), file=sys.stderr)

@@ -153,6 +153,10 @@ class _Play:
             self.status = "TRUNCATED"
             return
         self.actions.append(self.renderer.parse(list(generation.ids)))
+        most_calls = self.request.limits.tool_calls
+        if most_calls is not None and sum(len(action.get("tool_calls", ())) for action in self.actions) > most_calls:
+            self.status = "TRUNCATED"  # the call is not served; an answer would still have counted
+            return
         observations = self.episode.act(self.actions[-1])
         if self.episode.done:
             self.outcome = self.episode.outcome()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ...compiler.plan import Job, Plan, read_plan, read_sources
 from ...specs.diagnostics import ExitCode, UserError
+from ..abilities import refuse_what_cannot_run
 from ..files import published_folder
 from ..jobs import DONE, STOP_REQUEST, is_done
 from ..report.facts import PLAN_COPY
@@ -57,9 +58,11 @@ def launch_plan(
         UserError: the plan was edited (4), the machine is unfit or the run in use (5), or a job failed (its own code).
     """
     plan = read_plan(plan_folder)
-    usual = read_sources(plan_folder).runs_folder / plan.name
+    sources = read_sources(plan_folder)
+    usual = sources.runs_folder / plan.name
     run_dir = run_dir or usual
     again = f"polymath launch {plan_folder}" + ("" if run_dir.resolve() == usual.resolve() else f" --run-dir {run_dir}")
+    refuse_what_cannot_run(plan, sources, plan.jobs)
     check_nodes(plan.jobs)
     check_folder(run_dir)
     with RunLock(run_dir) as lock:

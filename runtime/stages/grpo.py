@@ -3,7 +3,8 @@
 For every rollout batch:
   1. draw prompts, in equal shares from the phase's domains, and play each of them `samples` times with the current weights;
   2. compose every episode's reward from its world's verifiers, as the spec says, and publish the batch in the ledger;
-  3. advantage = (reward - mean of the group) / spread of the group; a group with equal rewards is dropped;
+  3. advantage = (reward - mean of the group) / spread of the group; a group with equal rewards is dropped,
+     or with `dynamic_sampling: false` kept at advantage 0, where only the KL and the entropy move it;
   4. split the groups into `updates` shares, and for each take one optimizer step on the clipped loss, mean over the written
      tokens of its groups (so a long episode counts more than a short one, and no sample is favoured for being short).
 A share without a single informative group is a batch of zero weights: no weight moves, and it is counted.
@@ -62,6 +63,8 @@ class GrpoStage:
             score=self._score,
         )
         advantages = group_advantages([sample.reward for sample in samples], [sample.group for sample in samples])
+        if not self.settings.dynamic_sampling:
+            advantages = [advantage or 0.0 for advantage in advantages]
         share = [number for number, sample in enumerate(samples) if sample.group % self.settings.updates == update]
         informative = {samples[number].group for number in share if advantages[number] is not None}
         groups = {samples[number].group for number in share}

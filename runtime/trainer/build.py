@@ -7,8 +7,10 @@ import torch
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.config import CommConfig, DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed import utils as titan_distributed
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.tools.logging import init_logger
 
+from ...compiler.plan import Mesh
 from ...specs.machine import Precision
 from ...specs.model import Optimization
 from ..checkpoints.manager import PublishingCheckpointManager
@@ -46,6 +48,7 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
     config.checkpoint.recipe_digest = context.job.recipe_digest
     config.training.steps = steps
     config.lr_scheduler.warmup_steps = round(optimization.warmup * steps)
+    config.activation_checkpoint = _activation_checkpoint(context.job.roles["trainer"].mesh)
     apply_overrides(config, context.job.titan)
     assert config.training.steps == steps, f"the plan says {config.training.steps} steps, the stage {steps}"
     return config.build()
@@ -70,6 +73,13 @@ def base_config() -> PolymathTrainer.Config:
         comm=_communication(),
         debug=DebugConfig(deterministic=True, enable_structured_logging=False),
     )
+
+
+def _activation_checkpoint(mesh: Mesh | None) -> FullAC.Config | SelectiveAC.Config | None:
+    """What the plan says of activations: kept, some computed anew in the backward pass, or all of a layer."""
+    if mesh is None or mesh.activation_checkpoint == "none":
+        return None
+    return {"selective": SelectiveAC.Config, "full": FullAC.Config}[mesh.activation_checkpoint]()
 
 
 def publish_model(trainer: PolymathTrainer, context: JobContext) -> Path:

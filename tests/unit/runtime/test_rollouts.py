@@ -108,6 +108,15 @@ def test_the_turn_limit_keeps_the_prefix_without_the_observation() -> None:
     assert sum(cut.written) == len(turns[0]) + len(turns[1]) and cut.written[-1]
 
 
+def test_a_call_beyond_the_limit_is_not_served_and_an_answer_is_no_call() -> None:
+    full, _, turns = _play_search(ROOMY)
+    calls = len(turns) - 1  # all but the answer
+    roomy, _, _ = _play_search(Limits(turns=6, response_tokens=12, context_tokens=128, tool_calls=calls))
+    assert (roomy.ids, roomy.status) == (full.ids, "COMPLETED")
+    cut, _, _ = _play_search(Limits(turns=6, response_tokens=12, context_tokens=128, tool_calls=calls - 1))
+    assert (cut.status, cut.turns, cut.outcome) == ("TRUNCATED", calls, 0.0) and cut.written[-1]
+
+
 def test_the_response_limit_keeps_the_written_part_without_an_end_of_turn() -> None:
     cut, _, turns = _play_search(Limits(turns=6, response_tokens=4, context_tokens=128))
     assert (cut.status, cut.turns) == ("TRUNCATED", 1)

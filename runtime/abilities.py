@@ -1,0 +1,111 @@
+"""What this runtime cannot do yet, said before anything starts.
+
+The compiler takes, checks and estimates more than this version runs. A plan that asks for such a thing is refused as a whole, with
+every field that asks for it, rather than after hours of the jobs that come before.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..compiler.plan import Job, Plan, Sources
+from ..specs.diagnostics import ExitCode, UserError
+
+EXPERT_FORMATS = ("float32", "bfloat16")
+ENGINES = ("transformers",)
+DEGREES = ("tensor", "context", "pipeline")
+TRAINED = ("sft", "grpo", "distill")
+ACTING = ("grpo", "distill", "evaluate")
+GPU_DEVICES = ("/dev", "nvidia[0-9]*")
+
+
+def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) -> None:
+    """Refuse jobs that this version, or this machine, cannot run.
+
+    Raises:
+        UserError: exit code 5; names every field of the spec that asks for too much, and the jobs that need it.
+    """
+    asked: dict[str, list[str]] = {}
+    for job in jobs:
+        for what in _beyond(job):
+            asked.setdefault(what, []).append(job.id)
+    lines = [f"  {what} ({_listed(ids)})" for what, ids in asked.items()]
+    if sources.artifacts is not None:
+        lines.append("  storage.artifacts: models are not copied anywhere yet")
+    if lines:
+        raise UserError(
+            "\n".join([f"this version of Polymath cannot run plan `{plan.name}` yet:", *lines]),
+            exit_code=ExitCode.UNFIT,
+            fix="change these fields and compile again; validate, compile, diff and estimate know them already",
+        )
+    _check_machine(plan)
+
+
+def _beyond(job: Job) -> Iterator[str]:
+    """What a job asks for beyond this runtime: the field, and what it says."""
+    model = job.settings.get("model")
+    if model and model["checkpoint"] == "random" and model["shape"] is None:
+        yield f"model.size: {model['size']} from random weights; describe a random model by `shape`"
+    if job.kind in ACTING:
+        yield from (f"engines.{name}: {engine}" for name, engine in _engines(job))
+    if job.kind in TRAINED:
+        precision = job.settings.get("precision")
+        if precision and precision["experts"]["format"] not in EXPERT_FORMATS:
+            yield f"precision.experts.format: {precision['experts']['format']}"
+        mesh = job.roles["trainer"].mesh
+        for name in DEGREES:
+            if mesh is not None and getattr(mesh, name) > 1:
+                yield f"placement.{job.kind}.trainer.{name}: {getattr(mesh, name)}"
+    if job.kind == "grpo" and "stage" in job.settings:
+        yield from _beyond_grpo(job)
+
+
+def _engines(job: Job) -> Iterator[tuple[str, Any]]:
+    """The engines that a job needs and that this runtime does not have."""
+    for name, role in job.roles.items():
+        if name in ("rollout", "scorer") and role.engine not in ENGINES:
+            yield name, role.engine
+        if name == "judge":
+            yield name, role.engine
+
+
+def _beyond_grpo(job: Job) -> Iterator[str]:
+    teacher, _, number = job.id.removeprefix("teachers.").rpartition(".")
+    path, stage = f"teachers.{teacher}.phases[{int(number) - 1}]", job.settings["stage"]
+    if stage["advantage"] != "outcome":
+        yield f"{path}.advantage: {stage['advantage']}"
+    if stage["keep_mixed"] is not None:
+        yield f"{path}.keep_mixed: tasks are not filtered yet"
+
+
+def _check_machine(plan: Plan) -> None:
+    """Refuse a machine that is not the planned one.
+
+    Raises:
+        UserError: exit code 5.
+    """
+    cluster = plan.cluster
+    folder, pattern = GPU_DEVICES
+    there = len(list(Path(folder).glob(pattern)))
+    if cluster.accelerator != "cpu" and there < cluster.per_node:
+        raise UserError(
+            f"plan `{plan.name}` is for machines with {cluster.per_node} x {cluster.accelerator}; this has {there} GPUs",
+            exit_code=ExitCode.UNFIT,
+            fix="launch it there, or describe this machine under `cluster` and compile again",
+        )
+    try:
+        installed = version("torch").partition("+")[0]
+    except PackageNotFoundError:
+        return  # an environment for launching only; the workers' own will say
+    if cluster.software.torch is not None and installed != cluster.software.torch:
+        raise UserError(
+            f"plan `{plan.name}` is for torch {cluster.software.torch}; {installed} is installed",
+            exit_code=ExitCode.UNFIT,
+            fix=f"install that, or write `software: {{torch: {installed}}}` under `cluster` and compile again",
+        )
+
+
+def _listed(jobs: Sequence[str]) -> str:
+    shown = ", ".join(jobs[:3])
+    return f"{shown} and {len(jobs) - 3} more" if len(jobs) > 3 else shown

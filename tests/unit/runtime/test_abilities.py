@@ -1,0 +1,99 @@
+"""What this runtime cannot run is refused whole, by the fields that ask for it, before anything starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from polymath.compiler.driver import compile_spec
+from polymath.compiler.plan import Plan, read_sources
+from polymath.runtime import abilities
+from polymath.runtime.__main__ import main
+from polymath.runtime.abilities import refuse_what_cannot_run
+from polymath.runtime.launch.run import launch_plan
+from polymath.specs.diagnostics import ExitCode, UserError
+
+TEMPLATE = Path(__file__).parents[3] / "specs" / "init.yaml"
+TRAINER = "placement.{kind}.trainer"
+
+
+def compiled(folder: Path, *overrides: str) -> Plan:
+    return compile_spec(TEMPLATE, folder / "plan", overrides)
+
+
+def refusal(plan: Plan, folder: Path, *jobs: str) -> str:
+    chosen = [plan.job(name) for name in jobs] or list(plan.jobs)
+    with pytest.raises(UserError) as caught:
+        refuse_what_cannot_run(plan, read_sources(folder / "plan"), chosen)
+    assert caught.value.exit_code == ExitCode.UNFIT
+    return caught.value.message
+
+
+def test_what_the_small_recipes_ask_for_is_run(tmp_path: Path) -> None:
+    plan = compiled(tmp_path)
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
+
+
+def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Path) -> None:
+    plan = compiled(
+        tmp_path,
+        "engines={rollout: vllm, judge: {url_env: JUDGE_URL, model: a-judge}}",
+        "cluster={accelerator: h200, per_node: 8}",
+        "placement={sft: {trainer: {devices: 2, tensor: 2}}, grpo: {trainer: {devices: 2}, rollout: {devices: 2}},"
+        " distill: {trainer: {devices: 2}, rollout: {devices: 2}}, evaluate: {rollout: {devices: 2}}}",
+        "domains.tools.reward={outcome_by: judge}",
+        "teachers.operator.phases[0].advantage=process",
+        "teachers.operator.phases[0].keep_mixed={attempts: 5}",
+        "precision.experts={format: fp8_blockwise, backend: te}",
+        "storage.artifacts=s3://bucket/prefix",
+    )
+    message = refusal(plan, tmp_path)
+    for line in (
+        "placement.sft.trainer.tensor: 2 (sft, teachers.searcher.1)",
+        "engines.rollout: vllm (teachers.operator.1, distill, evaluate.base and 4 more)",
+        "engines.judge: a-judge (teachers.operator.1",
+        "teachers.operator.phases[0].advantage: process (teachers.operator.1)",
+        "teachers.operator.phases[0].keep_mixed",
+        "precision.experts.format: fp8_blockwise (sft, ",
+        "storage.artifacts",
+    ):
+        assert line in message, message
+
+
+def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Path) -> None:
+    plan = compiled(tmp_path, "teachers.operator.phases[0].advantage=process")
+    sources = read_sources(tmp_path / "plan")
+    refuse_what_cannot_run(plan, sources, [plan.job("import"), plan.job("sft")])
+    assert "phases[0].advantage" in refusal(plan, tmp_path, "teachers.operator.1")
+
+
+def test_random_weights_of_a_published_size_are_refused(tmp_path: Path) -> None:
+    plan = compiled(tmp_path)
+    job = plan.job("import")
+    sized = replace(job, settings={**job.settings, "model": {**job.settings["model"], "size": "30b-a3b", "shape": None}})
+    with pytest.raises(UserError, match=r"model\.size: 30b-a3b from random weights"):
+        refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [sized])
+
+
+def test_another_machine_or_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = compiled(tmp_path, "cluster={accelerator: h100, per_node: 4}")
+    monkeypatch.setattr(abilities, "GPU_DEVICES", (str(tmp_path), "nvidia[0-9]*"))
+    assert "this has 0 GPUs" in refusal(plan, tmp_path)
+    for number in range(4):
+        (tmp_path / f"nvidia{number}").touch()
+    monkeypatch.setattr(abilities, "version", lambda _: "2.13.0+cu130")
+    assert "is for torch 2.15.0; 2.13.0 is installed" in refusal(plan, tmp_path)
+    monkeypatch.setattr(abilities, "version", lambda _: "2.15.0+cu130")
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
+
+
+def test_launch_and_the_training_entry_refuse_before_they_write_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(tmp_path, "teachers.operator.phases[0].advantage=process")
+    run_dir = tmp_path / "run"
+    with pytest.raises(UserError, match="cannot run plan"):
+        launch_plan(tmp_path / "plan", run_dir=run_dir)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([str(tmp_path / "plan"), "--job", "teachers.operator.1", "--run-dir", str(run_dir)]) == ExitCode.UNFIT
+    assert not run_dir.exists()
+    assert "cannot run plan" in capsys.readouterr().err
