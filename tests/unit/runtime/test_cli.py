@@ -12,7 +12,7 @@ from polymath.runtime import cli
 from polymath.runtime.cli import main
 from polymath.specs.diagnostics import ExitCode
 
-VERBS = ["init", "validate", "explain", "lock", "compile", "diff", "graph", "launch", "run", "status", "schema", "report"]
+VERBS = ["init", "validate", "explain", "fmt", "lock", "compile", "diff", "graph", "launch", "run", "status", "schema", "report"]
 
 
 def test_the_verbs_are_frozen() -> None:
