@@ -163,17 +163,18 @@ def _settings(request: Request, placement: TrainerPlacement, degrees: Degrees) -
                 pipeline=degrees.pipeline,
                 activation_checkpoint=checkpointing,
             )
-            yield mesh
-            if request.memory_limit is not None and request.model is not None:
-                yield replace(mesh, loss_chunks=_chunks_that_fit(request, mesh))
+            known = request.memory_limit is not None and request.model is not None
+            yield replace(mesh, loss_chunks=_chunks_that_fit(request, mesh)) if known else mesh
 
 
 def _chunks_that_fit(request: Request, mesh: Mesh) -> int:
     """The fewest cuts of the loss with which the mesh fits; the most that make sense where none do."""
-    limit, tokens = request.memory_limit, mesh.micro_batch * request.sequence_tokens // mesh.context
-    chunks = 1
-    while tokens // (2 * chunks) >= FEWEST_HEAD_TOKENS and request.sequence_tokens % (2 * chunks) == 0:
-        if limit is None or bytes_of(request, replace(mesh, loss_chunks=chunks)) <= limit:
+    assert request.model is not None and request.memory_limit is not None
+    needed = memory(request.model, degrees_of(mesh), load_of(request, mesh))
+    room = request.memory_limit - needed.total + needed.logits.value
+    tokens, chunks = mesh.micro_batch * request.sequence_tokens // mesh.context, 1
+    while needed.logits.value / chunks > room:  # what is cut is in proportion
+        if tokens // (2 * chunks) < FEWEST_HEAD_TOKENS or request.sequence_tokens % (2 * chunks):
             break
         chunks *= 2
     return chunks

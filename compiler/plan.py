@@ -120,6 +120,7 @@ class Plan:
     cluster: Cluster  # the machine that the plan is for
     jobs: tuple[Job, ...]  # in an order in which they can run
     processes: tuple[tuple[str, ...], ...]  # jobs that share one torchrun invocation, in order
+    waves: tuple[tuple[int, ...], ...] = ()  # numbers of the processes that fit on the cluster at the same time, wave after wave
     routing: tuple[RoutedDomain, ...] = ()  # every domain once, where there is distillation
     format: str = field(default=PLAN_FORMAT)
 

@@ -34,7 +34,7 @@ TITAN: Mapping[str, Path | str] = {  # what of a job decides torchtitan's settin
     "parallelism.tensor_parallel_degree": (*_MESH, "tensor"),
     "parallelism.context_parallel_degree": (*_MESH, "context"),
     "parallelism.pipeline_parallel_degree": (*_MESH, "pipeline"),
-    "parallelism.spmd_backend": "lower: torchtitan's default fails on torch 2.13",
+    "parallelism.spmd_backend": "lower: the capability table, by the version of torch",
     f"{_ADAM}.lr": (*_STAGE, "learning_rate"),
     f"{_ADAM}.betas": (*_STAGE, "betas"),
     f"{_ADAM}.eps": "lower: AdamW's usual value; the report states none",

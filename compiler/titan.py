@@ -7,12 +7,11 @@ batch by batch (the rows of an on-policy step) is left to the runtime, which rec
 from collections.abc import Iterator
 
 from ..specs.model import GrpoPhase, Sft, Spec
+from .capability import choose
 from .plan import Mesh, Override
 from .stages import Block, Stage
 
 ADAM_EPSILON = 1e-8
-# By version of torch. With 2.13, torchtitan's default, spmd_types, fails at more than one rank: "all parameters must be DTensors".
-SPMD_BACKENDS = {"2.13.0": "partial_dtensor", "2.15.0": "spmd_types"}
 CONSTANT = 1.0  # torchtitan has no constant schedule; a decay that ends at the peak is constant
 
 
@@ -43,7 +42,7 @@ def _settings(spec: Spec, block: Block, mesh: Mesh, seed: int) -> Iterator[tuple
     yield "parallelism.tensor_parallel_degree", mesh.tensor
     yield "parallelism.context_parallel_degree", mesh.context
     yield "parallelism.pipeline_parallel_degree", mesh.pipeline
-    yield "parallelism.spmd_backend", SPMD_BACKENDS[str(spec.cluster.software.torch)]
+    yield "parallelism.spmd_backend", choose("spmd_backend", {"torch": spec.cluster.software.torch}).value
     adam = {"lr": block.learning_rate, "betas": list(block.betas), "eps": ADAM_EPSILON, "weight_decay": block.weight_decay}
     for name, value in adam.items():
         yield f"optimizer.param_groups.0.optimizer_kwargs.{name}", value

@@ -99,6 +99,7 @@ def saved_by_layers(model: Dimensions, formats: Formats, degrees: Degrees) -> fl
     return (kept + model.layers * saved_by_mixture(model, formats, degrees)) / stages
 
 
+@cache
 def cast_experts(model: Dimensions, formats: Formats, degrees: Degrees) -> int:
     """Numbers in the copies that bfloat16 experts keep of float32 weights, where the compute format is float32; without FSDP's
     cast they live until the backward pass, unless checkpointing drops them."""
@@ -108,6 +109,7 @@ def cast_experts(model: Dimensions, formats: Formats, degrees: Degrees) -> int:
     return one * (1 if formats.checkpointing != "none" else model.layers // degrees.pipeline)
 
 
+@cache
 def largest_layer(model: Dimensions, formats: Formats, degrees: Degrees) -> float:
     """One layer in full: what checkpointing computes again at once."""
     mixer = saved_by_full_attention(model, formats, degrees)

@@ -112,6 +112,7 @@ def count_by_component(model: Dimensions) -> dict[str, int]:
     return dict(counts)
 
 
+@cache
 def total(model: Dimensions) -> int:
     """All parameters."""
     return sum(parameter.count for parameter in parameters(model))
@@ -157,6 +158,7 @@ def local_count(model: Dimensions, degrees: Degrees) -> int:
     return -(-held.total() * layers // model.layers) + max(first, last)
 
 
+@cache
 def gathered_layer(model: Dimensions, degrees: Degrees) -> int:
     """Parameters of the largest layer once FSDP has gathered it: dense parts whole, experts those of one expert rank."""
     dense = Degrees(tensor=degrees.tensor)

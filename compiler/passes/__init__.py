@@ -10,9 +10,10 @@ from .place import place
 from .resolve import resolve
 from .roles import roles
 from .route import route
+from .serve import serve
 from .size import size
 
-CHECKS: tuple[Pass, ...] = (parse, resolve, size, check, idle, roles, route, place)  # what `polymath validate` runs
+CHECKS: tuple[Pass, ...] = (parse, resolve, size, check, idle, roles, route, place, serve)  # what `polymath validate` runs
 PASSES: tuple[Pass, ...] = (*CHECKS, lower, emit)
 
 __all__ = ["CHECKS", "PASSES", "Compilation"]

@@ -4,7 +4,7 @@
 upstream and the seed. `exact_digest` adds what decides the last bit: mesh, torchtitan's settings and versions.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..canonical import digest
 from ..compilation import Compilation
 from ..plan import Job, Plan, compiler_version
 from ..routing import routing_table
+from ..waves import group, waves
 
 PINNED = {"torchtitan": "0.3.0", "transformers": "5.19"}  # what the plan's settings were written for
 NUMERICS = (Identity.NUMERICS,)
@@ -37,6 +38,8 @@ def emit(compilation: Compilation) -> Compilation:
     for job in compilation.jobs:
         recipe = digest(_recipe(job, jobs))
         jobs[job.id] = replace(job, recipe_digest=recipe, exact_digest=digest(_exact(job, recipe, jobs, versions)))
+    ordered, there = tuple(jobs.values()), spec.cluster.nodes * spec.cluster.per_node
+    processes = group(ordered, there)
     plan = Plan(
         name=spec.name,
         seed=spec.seed,
@@ -44,8 +47,9 @@ def emit(compilation: Compilation) -> Compilation:
         recipe_digest=digest({job.id: job.recipe_digest for job in jobs.values()}),
         exact_digest=digest({job.id: job.exact_digest for job in jobs.values()}),
         cluster=spec.cluster,
-        jobs=tuple(jobs.values()),
-        processes=_processes(tuple(jobs.values())),
+        jobs=ordered,
+        processes=processes,
+        waves=waves(processes, ordered, there),
         routing=routing_table(spec, compilation.owners),
     )
     return replace(compilation, plan=plan)
@@ -99,14 +103,3 @@ def _kept(settings: Mapping[str, Any], classes: Collection[Identity]) -> dict[st
 
 def _filtered(cls: type[Any], value: Any, classes: Collection[Identity]) -> Any:
     return to_json(from_json(cls, value), only=classes)
-
-
-def _processes(jobs: Sequence[Job]) -> tuple[tuple[str, ...], ...]:
-    """Maximal runs of jobs on the same number of devices, so that one start-up serves many jobs."""
-    runs: list[list[Job]] = []
-    for job in jobs:
-        if runs and runs[-1][0].roles["trainer"].torchrun == job.roles["trainer"].torchrun:
-            runs[-1].append(job)
-        else:
-            runs.append([job])
-    return tuple(tuple(job.id for job in run) for run in runs)

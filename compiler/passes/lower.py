@@ -179,7 +179,9 @@ class _Lowering:
                 torchrun=(),
                 environment={},
                 engine=getattr(self.spec.engines, name),
-                tensor=1 if role.tensor == "auto" else role.tensor,
+                tensor=self.compilation.decisions[("placement", kind, name, "tensor")].value
+                if role.tensor == "auto"
+                else role.tensor,
             )
             for name, role in placed.items()
         }
