@@ -29,6 +29,7 @@ from .machine import check_disk, check_folder, check_nodes, check_port
 from .outcome import Failure, clear_outcomes, find_failure
 from .process import Group, Launcher, LocalTorchrun, Running
 from .progress import ProgressView, make_view, read_progress
+from .safety import refuse_unsafe
 
 POLL_SECONDS = 0.25
 PLAN_FILES = ("plan.json", "sources.json", "origins.json", "graph.mmd")
@@ -62,6 +63,7 @@ def launch_plan(
     usual = sources.runs_folder / plan.name
     run_dir = run_dir or usual
     again = f"polymath launch {plan_folder}" + ("" if run_dir.resolve() == usual.resolve() else f" --run-dir {run_dir}")
+    refuse_unsafe(plan)
     refuse_what_cannot_run(plan, sources, plan.jobs)
     check_nodes(plan.jobs)
     check_folder(run_dir)
