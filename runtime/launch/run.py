@@ -84,9 +84,10 @@ def launch_plan(
 
 
 def what_became_of_rows(folder: Path) -> list[str]:
-    """One line per source of an SFT job that lost or shortened rows, saying how many and why."""
+    """One line per source that an SFT job read, but for the run's own demonstrations where none was left out or cut."""
     sources = json.loads((folder / "result.json").read_text()).get("sources", ())
-    return [source["summary"] for source in sources if source["filtered"] or source["truncated"]]
+    own = str(folder.parent)
+    return [one["summary"] for one in sources if one["filtered"] or one["truncated"] or not one["url"].startswith(own)]
 
 
 class _Launch:

@@ -236,7 +236,16 @@ def test_half_a_line_in_the_event_log_harms_nobody(plan_folder: Path, run_dir: P
     assert sum(1 for line in lines if not line.endswith("}")) == 1 and json.loads(lines[-1])["event"] == "launch_finished"
 
 
-def test_rows_that_were_left_out_or_cut_are_told_and_whole_files_are_not(tmp_path: Path) -> None:
-    report = SourceReport(url="a.jsonl", rows=5, kept=3, filtered=Counter({"reward below 1": 2}))
-    write_json(tmp_path / "result.json", {"sources": [report.as_json(), SourceReport(url="b.jsonl", rows=4, kept=4).as_json()]})
-    assert what_became_of_rows(tmp_path) == ["a.jsonl: kept 3 of 5 rows, left out 2 (reward below 1)"]
+def test_what_became_of_every_users_file_is_told_and_of_own_demonstrations_only_losses(tmp_path: Path) -> None:
+    own = str(tmp_path / "jobs" / "synthesize-1" / "trajectories" / "tools.default.jsonl")
+    reports = [
+        SourceReport(url="a.jsonl", rows=5, kept=3, filtered=Counter({"reward below 1": 2})),
+        SourceReport(url="b.jsonl", rows=4, kept=4),
+        SourceReport(url=own, rows=9, kept=9),
+    ]
+    folder = tmp_path / "jobs" / "sft-1"
+    write_json(folder / "result.json", {"sources": [report.as_json() for report in reports]})
+    assert what_became_of_rows(folder) == [
+        "a.jsonl: kept 3 of 5 rows, left out 2 (reward below 1)",
+        "b.jsonl: kept 4 of 4 rows",
+    ]
