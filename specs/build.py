@@ -271,6 +271,7 @@ class _Walk:
         return value
 
 
+@cache
 def _method(cls: Any) -> str:
     """The value of `method` that selects a dataclass in a union."""
     kind = get_type_hints(cls).get("method")

@@ -9,6 +9,7 @@ from .fields import Identity, spec_field
 
 PLACEMENT, LABEL = Identity.PLACEMENT, Identity.LABEL
 Auto = Literal["auto"]
+MOST = 65_536  # devices of a machine room, and parts that anything is divided into
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +36,10 @@ class Cluster:
     """The machine or machines."""
 
     accelerator: Literal["cpu", "a100", "h100", "h200", "b200"] = spec_field("Kind of device.", identity=PLACEMENT)
-    nodes: int = spec_field("Number of machines.", default=1, minimum=1, identity=PLACEMENT)
-    per_node: int = spec_field("Devices of a machine; on a CPU, processes.", unit="devices", minimum=1, identity=PLACEMENT)
+    nodes: int = spec_field("Number of machines.", default=1, minimum=1, maximum=MOST, identity=PLACEMENT)
+    per_node: int = spec_field(
+        "Devices of a machine; on a CPU, processes.", unit="devices", minimum=1, maximum=MOST, identity=PLACEMENT
+    )
     software: Software = spec_field("What is installed.", default_factory=lambda: Software(), identity=PLACEMENT)
 
 
@@ -44,26 +47,31 @@ class Cluster:
 class TrainerPlacement:
     """The mesh of a training job: `replicate` x `fsdp` x `context` x `tensor` x `pipeline` is `devices`."""
 
-    devices: int = spec_field("Ranks.", unit="devices", minimum=1, identity=PLACEMENT)
+    devices: int = spec_field("Ranks.", unit="devices", minimum=1, maximum=MOST, identity=PLACEMENT)
     expert: Auto | int = spec_field(
         "Expert parallel degree; divides `fsdp` x `context` x `tensor` and the number of experts.",
         default="auto",
         minimum=1,
+        maximum=MOST,
         identity=PLACEMENT,
     )
     tensor: Auto | int = spec_field(
-        "Tensor parallel degree; divides the number of key and value heads.", default="auto", minimum=1, identity=PLACEMENT
+        "Tensor parallel degree; divides the number of key and value heads.",
+        default="auto",
+        minimum=1,
+        maximum=MOST,
+        identity=PLACEMENT,
     )
     context: Auto | int = spec_field(
-        "Context parallel degree: the parts that a row is cut into.", default="auto", minimum=1, identity=PLACEMENT
+        "Context parallel degree: the parts that a row is cut into.", default="auto", minimum=1, maximum=MOST, identity=PLACEMENT
     )
-    pipeline: Auto | int = spec_field("Pipeline stages.", default="auto", minimum=1, identity=PLACEMENT)
-    replicate: Auto | int = spec_field("Replicas of the sharded model.", default=1, minimum=1, identity=PLACEMENT)
+    pipeline: Auto | int = spec_field("Pipeline stages.", default="auto", minimum=1, maximum=MOST, identity=PLACEMENT)
+    replicate: Auto | int = spec_field("Replicas of the sharded model.", default=1, minimum=1, maximum=MOST, identity=PLACEMENT)
     fsdp: Auto | int = spec_field(
-        "Shards per replica; `auto` takes the ranks that are left.", default="auto", minimum=1, identity=PLACEMENT
+        "Shards per replica; `auto` takes the ranks that are left.", default="auto", minimum=1, maximum=MOST, identity=PLACEMENT
     )
     micro_batch: Auto | int = spec_field(
-        "Rows that a rank computes at once.", unit="rows", default="auto", minimum=1, identity=PLACEMENT
+        "Rows that a rank computes at once.", unit="rows", default="auto", minimum=1, maximum=MOST, identity=PLACEMENT
     )
     activation_checkpoint: Literal["auto", "none", "selective", "full"] = spec_field(
         "Activations that the backward pass computes anew: none, those that are cheap, or all of a layer.",
@@ -76,9 +84,9 @@ class TrainerPlacement:
 class EnginePlacement:
     """The devices of an engine with processes of its own; an embedded engine shares the trainer's."""
 
-    devices: int = spec_field("Devices, of all copies together.", unit="devices", minimum=1, identity=PLACEMENT)
+    devices: int = spec_field("Devices, of all copies together.", unit="devices", minimum=1, maximum=MOST, identity=PLACEMENT)
     tensor: Auto | int = spec_field(
-        "Devices that hold one copy of the model; divides `devices`.", default="auto", minimum=1, identity=PLACEMENT
+        "Devices that hold one copy of the model; divides `devices`.", default="auto", minimum=1, maximum=MOST, identity=PLACEMENT
     )
 
 
