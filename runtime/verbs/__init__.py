@@ -4,7 +4,23 @@ from importlib import import_module
 
 from .form import Verb
 
-NAMES = ("init", "validate", "explain", "fmt", "lock", "compile", "diff", "graph", "launch", "run", "status", "schema", "report")
+NAMES = (
+    "init",
+    "validate",
+    "explain",
+    "fmt",
+    "lock",
+    "compile",
+    "diff",
+    "graph",
+    "launch",
+    "run",
+    "status",
+    "report",
+    "doctor",
+    "schema",
+    "completion",
+)
 
 
 def all_verbs() -> tuple[Verb, ...]:

@@ -8,16 +8,42 @@ from pathlib import Path
 
 import pytest
 from polymath.compiler import driver
-from polymath.runtime import cli
 from polymath.runtime.cli import main
+from polymath.runtime.verbs.completion import flags_by_verb
 from polymath.specs.diagnostics import ExitCode
 
-VERBS = ["init", "validate", "explain", "fmt", "lock", "compile", "diff", "graph", "launch", "run", "status", "schema", "report"]
+FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
+    "init": [],
+    "validate": ["--set", "--routing"],
+    "explain": [],
+    "fmt": ["--check"],
+    "lock": ["--set", "--no-tokens"],
+    "compile": ["--set", "--output", "--frozen", "--show"],
+    "diff": [],
+    "graph": ["--format"],
+    "launch": ["--run-dir", "--port", "--dry-run"],
+    "run": ["--set", "--frozen", "--run-dir", "--port"],
+    "status": [],
+    "report": [],
+    "doctor": [],
+    "schema": ["--extending"],
+    "completion": [],
+}
 
 
-def test_the_verbs_are_frozen() -> None:
-    actions = cli.make_parser()._subparsers._group_actions  # type: ignore[union-attr]
-    assert list(actions[0].choices) == VERBS  # type: ignore[arg-type]
+def test_the_verbs_and_flags_are_frozen() -> None:
+    flags = flags_by_verb()
+    assert list(flags) == list(FLAGS)
+    for verb, words in flags.items():
+        assert words == ["--help", *FLAGS[verb], "--json"], verb
+
+
+def test_the_page_of_the_command_line_knows_every_verb_and_flag() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+    for verb, flags in FLAGS.items():
+        section = page.split(f"\n## {verb}\n")[1].split("\n## ")[0]
+        assert not [flag for flag in flags if flag not in section], verb
+        assert "Exit codes:" in section, verb
 
 
 def test_the_exit_codes_are_frozen() -> None:
