@@ -191,7 +191,7 @@ def of_config(family: str, config: Mapping[str, Any]) -> Dimensions:
             heads=int(text["num_attention_heads"]),
             kv_heads=int(text["num_key_value_heads"]),
             head_dim=int(text["head_dim"]),
-            experts=int(text["num_experts"]),
+            experts=int(text["num_experts"] if "num_experts" in text else text["num_local_experts"]),  # older and newer config
             experts_per_token=int(text["num_experts_per_tok"]),
             expert_hidden=int(text["moe_intermediate_size"]),
             context_tokens=int(text["max_position_embeddings"]),
