@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,8 +147,11 @@ class Sources:
         return Path(self.spec_folder, self.runs)
 
 
+@cache
 def compiler_version() -> str:
     """The version that a plan is stamped with, and without which it is refused."""
+    from importlib.metadata import PackageNotFoundError, version  # 15 ms that `validate` need not wait for
+
     try:
         return version("polymath")
     except PackageNotFoundError:  # a source tree that is not installed
