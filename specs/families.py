@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .model import Model, ModelShape
+from .model import HybridShape, Model, ModelShape
 
 # Rows of the embedding that a built-in tokenizer needs (a multiple of 64); a test compares them with the runtime's tokenizers.
 BUILTIN_VOCABULARIES = {"builtin:tiny-words": 384, "builtin:bytes": 320}
+
+# By family, what a config.json may call it; the second of Qwen3.5 is its text model without the vision tower.
+MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
+    "qwen3_moe": ("qwen3_moe",),
+    "qwen3_5_moe": ("qwen3_5_moe", "qwen3_5_moe_text"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +175,24 @@ def _of_shape(shape: ModelShape, vocabulary: int | None) -> Dimensions:
         context_tokens=shape.context_tokens,
         rope_theta=shape.rope_theta,
         tied_embeddings=shape.tied_embeddings,
+        **(_of_hybrid(shape.hybrid) if shape.hybrid is not None else {}),
     )
+
+
+def _of_hybrid(hybrid: HybridShape) -> dict[str, Any]:
+    return {
+        "shared_expert_hidden": hybrid.shared_expert_hidden,
+        "attention_gate": True,
+        "rotary_dim": hybrid.rotary_dim,
+        "linear_attention": LinearAttention(
+            full_attention_every=hybrid.full_attention_every,
+            key_heads=hybrid.key_heads,
+            value_heads=hybrid.value_heads,
+            key_head_dim=hybrid.key_head_dim,
+            value_head_dim=hybrid.value_head_dim,
+            conv_kernel=hybrid.conv_kernel,
+        ),
+    }
 
 
 def of_config(family: str, config: Mapping[str, Any]) -> Dimensions:
@@ -178,7 +201,7 @@ def of_config(family: str, config: Mapping[str, Any]) -> Dimensions:
     Raises:
         ValueError: it lacks a dimension or is of another family; says which.
     """
-    if config.get("model_type") != family:
+    if config.get("model_type") not in MODEL_TYPES[family]:
         raise ValueError(f"its `model_type` is {config.get('model_type')!r}, not {family!r}")
     text: Mapping[str, Any] = config.get("text_config", config)
     try:

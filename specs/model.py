@@ -17,20 +17,53 @@ NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HybridShape:
+    """What a `qwen3_5_moe` has beyond a `qwen3_moe`: gated DeltaNet in most layers, and an expert that every token visits."""
+
+    full_attention_every: int = spec_field(
+        "Every which layer attends in full; the others are gated DeltaNet.", default=4, minimum=1, maximum=65_536, unit="layers"
+    )
+    key_heads: int = spec_field("Number of DeltaNet's query heads, which is that of its key heads.", minimum=1, maximum=65_536)
+    value_heads: int = spec_field("Number of DeltaNet's value heads; a multiple of `key_heads`.", minimum=1, maximum=65_536)
+    key_head_dim: int = spec_field("Width of one DeltaNet query or key head.", minimum=8)
+    value_head_dim: int = spec_field("Width of one DeltaNet value head.", minimum=8)
+    conv_kernel: int = spec_field("Positions that DeltaNet's causal convolutions see.", default=4, minimum=2)
+    rotary_dim: int = spec_field("Width of an attention head that rotary positions turn; even, at most `head_dim`.", minimum=2)
+    shared_expert_hidden: int = spec_field("Inner width of the gated expert that every token visits.", minimum=8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HybridShape:
+    """What a `qwen3_5_moe` has beyond a `qwen3_moe`: gated DeltaNet in most layers, and an expert that every token visits."""
+
+    full_attention_every: int = spec_field(
+        "Every which layer attends in full; the others are gated DeltaNet.", default=4, minimum=1, unit="layers"
+    )
+    key_heads: int = spec_field("Number of DeltaNet's query heads, which is that of its key heads.", minimum=1)
+    value_heads: int = spec_field("Number of DeltaNet's value heads; a multiple of `key_heads`.", minimum=1)
+    key_head_dim: int = spec_field("Width of one DeltaNet query or key head.", minimum=8)
+    value_head_dim: int = spec_field("Width of one DeltaNet value head.", minimum=8)
+    conv_kernel: int = spec_field("Positions that DeltaNet's causal convolutions see.", default=4, minimum=2)
+    rotary_dim: int = spec_field("Width of an attention head that rotary positions turn; even, at most `head_dim`.", minimum=2)
+    shared_expert_hidden: int = spec_field("Inner width of the gated expert that every token visits.", minimum=8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
     """The dimensions of a model that starts from random weights."""
 
     hidden: int = spec_field("Width of the residual stream.", minimum=8)
-    layers: int = spec_field("Number of transformer layers.", minimum=1)
-    heads: int = spec_field("Number of query heads.", minimum=1)
-    kv_heads: int = spec_field("Number of key and value heads; divides `heads`.", minimum=1)
+    layers: int = spec_field("Number of transformer layers.", minimum=1, maximum=65_536)
+    heads: int = spec_field("Number of query heads.", minimum=1, maximum=65_536)
+    kv_heads: int = spec_field("Number of key and value heads; divides `heads`.", minimum=1, maximum=65_536)
     head_dim: int = spec_field("Width of one attention head.", minimum=8)
-    experts: int = spec_field("Number of routed experts per layer.", minimum=1)
-    experts_per_token: int = spec_field("Experts that each token visits.", minimum=1)
+    experts: int = spec_field("Number of routed experts per layer.", minimum=1, maximum=65_536)
+    experts_per_token: int = spec_field("Experts that each token visits.", minimum=1, maximum=65_536)
     expert_hidden: int = spec_field("Inner width of one expert.", minimum=8)
     context_tokens: int = spec_field("Longest sequence the model may see.", unit="tokens", minimum=8)
     rope_theta: float = spec_field("Base of the rotary position embedding.", default=1e6, exclusive_minimum=0)
     tied_embeddings: bool = spec_field("Whether input and output embeddings share their weights.", default=False)
+    hybrid: HybridShape | None = spec_field("The rest of family `qwen3_5_moe`, which needs it; no other has it.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +86,7 @@ class Model:
         default="from-checkpoint",
         examples=("builtin:tiny-words",),
     )
-    shape: ModelShape | None = spec_field(
-        "Dimensions of a random model of family `qwen3_moe` that has no `size`; refused elsewhere.", default=None
-    )
+    shape: ModelShape | None = spec_field("Dimensions of a random model that has no `size`; refused elsewhere.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

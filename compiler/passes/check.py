@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from ...specs.build import Path, Problem, suggest
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
 from ...specs.locations import is_url, local_path
-from ...specs.model import Distill, Domain, GrpoPhase, Model, Sft, Spec
+from ...specs.model import Distill, Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
 from ..compilation import Compilation, mistake
 from ..stages import Stage, stages
 
@@ -45,6 +45,8 @@ def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
     if shape is not None and shape.head_dim % 2:
         fix = f"the nearest even widths are {shape.head_dim - 1} and {shape.head_dim + 1}"
         yield mistake("E0306", ("model", "shape", "head_dim"), "rotary positions want an even width", fix)
+    if shape is not None and shape.hybrid is not None:
+        yield from _check_hybrid(shape, shape.hybrid)
     for field, url in model_sources(model).items():
         path = local_path(url, root)
         if path is None or is_elsewhere(url, path):
@@ -57,6 +59,19 @@ def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
             if inside:  # the folder above a run's checkpoints: some loaders fall back to the base model there
                 fix = f"did you mean `{url.rstrip('/')}/{inside[-1]}`?"
             yield mistake("E0317", ("model", field), f"{url} holds no *.safetensors file", fix)
+
+
+def _check_hybrid(shape: ModelShape, hybrid: HybridShape) -> Iterator[Problem]:
+    path: Path = ("model", "shape", "hybrid")
+    if hybrid.full_attention_every > shape.layers:
+        detail = f"none of the {shape.layers} `layers` would attend in full"
+        yield mistake("E0306", (*path, "full_attention_every"), detail, f"at most {shape.layers}, or more `layers`")
+    if hybrid.value_heads % hybrid.key_heads:
+        detail = f"{hybrid.value_heads} is no multiple of the {hybrid.key_heads} `key_heads`"
+        yield mistake("E0306", (*path, "value_heads"), detail, f"such as {hybrid.key_heads} or {2 * hybrid.key_heads}")
+    if hybrid.rotary_dim % 2 or hybrid.rotary_dim > shape.head_dim:
+        detail = f"rotary positions turn an even part of a head, whose `head_dim` is {shape.head_dim}"
+        yield mistake("E0306", (*path, "rotary_dim"), detail, f"an even width up to {shape.head_dim}")
 
 
 def model_sources(model: Model) -> dict[str, str]:

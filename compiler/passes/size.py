@@ -54,9 +54,11 @@ def _check_statements(model: Model) -> Iterator[Problem]:
         yield mistake(
             "E0304", ("model", "size"), "`shape` already says how large the model is", "remove one of the two", at_key=True
         )
-    elif model.shape is not None and model.family != "qwen3_moe":
-        detail = f"`shape` has no words for the layers of `{model.family}`"
-        yield mistake("E0304", ("model", "shape"), detail, f"write {known} instead", at_key=True)
+    elif model.shape is not None and (model.shape.hybrid is None) != (model.family == "qwen3_moe"):
+        detail, fix = f"`{model.family}` has no such layers", "remove it, or write `family: qwen3_5_moe`"
+        if model.shape.hybrid is None:
+            detail, fix = f"the layers of `{model.family}` are described in `hybrid`", f"add `hybrid`, or write {known} instead"
+        yield mistake("E0304", ("model", "shape", *(("hybrid",) if model.shape.hybrid else ())), detail, fix, at_key=True)
     if model.size is not None and model.size not in sizes:
         yield mistake("E0330", ("model", "size"), f"`{model.family}` has no such size", f"write {known}, or another `family`")
 

@@ -2,7 +2,7 @@
 
 What it does: writes `config.json`, safetensors and the tokenizer. A given checkpoint is checked before anything is copied: only
 safetensors are taken (a pickle can run code when it is read), its family must be the spec's, and its tokenizer must fit.
-What it does not do: change weights, download, or run code of the checkpoint.
+Of Qwen3.5 it takes the text model alone. What it does not do: change values, download, or run code of the checkpoint.
 """
 
 import json
@@ -14,13 +14,12 @@ from urllib.parse import unquote, urlsplit
 from safetensors import SafetensorError, safe_open
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.families import MODEL_TYPES
 from ...specs.model import Model, ModelShape
 from ..data.tokenizers import ChatTokenizer, load_tokenizer
 from ..files import published_folder, write_json
 from ..jobs import JobContext
 
-INITIAL_DEVIATION = 0.02
-LOAD_BALANCE_WEIGHT = 0.001  # transformers' default; our losses add no such term, and the config only records it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -33,83 +32,86 @@ def run(context: JobContext) -> None:
         checkpoint = None if model.checkpoint == "random" else local_folder(context.source("checkpoint"))
         tokenizer_folder = local_folder(context.source("tokenizer")) if "tokenizer" in context.job.inputs else None
         tokenizer = load_tokenizer(model, checkpoint, tokenizer_folder)
+        left_out = 0
         with published_folder(context.folder / "model") as staging:
             if checkpoint is None:
                 assert model.shape is not None
                 write_random_model(staging, model.shape, tokenizer, context.job.seed)
             else:
-                copy_checkpoint(checkpoint, staging, model.family, tokenizer)
+                left_out = copy_checkpoint(checkpoint, staging, model.family, tokenizer)
             tokenizer.save(staging)
         result = {
             "parameters": count_parameters(context.folder / "model"),
             "vocabulary": len(tokenizer.hf),
             "tokenizer_digest": tokenizer.digest,
+            "tensors_left_out": left_out,  # of a vision tower or a multi-token head
         }
     context.finish(result)
 
 
 def write_random_model(folder: Path, shape: ModelShape, tokenizer: ChatTokenizer, seed: int) -> None:
-    """A new Qwen3 MoE model: the same bytes for the same shape, tokenizer and seed."""
+    """A new model: the same bytes for the same shape, tokenizer and seed."""
     import torch
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import Qwen3_5MoeForCausalLM, Qwen3MoeForCausalLM
 
-    config = Qwen3MoeConfig(
-        vocab_size=tokenizer.vocabulary_size,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.expert_hidden,  # of dense layers, of which there are none
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        num_experts=shape.experts,
-        num_experts_per_tok=shape.experts_per_token,
-        moe_intermediate_size=shape.expert_hidden,
-        decoder_sparse_step=1,
-        mlp_only_layers=[],
-        norm_topk_prob=True,
-        max_position_embeddings=shape.context_tokens,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        tie_word_embeddings=shape.tied_embeddings,
-        router_aux_loss_coef=LOAD_BALANCE_WEIGHT,
-        initializer_range=INITIAL_DEVIATION,
-        eos_token_id=tokenizer.end_of_turn_id,
-        pad_token_id=tokenizer.pad_id,
-        bos_token_id=None,
-        dtype="float32",
-    )
+    from .random_config import transformers_config
+
+    config = transformers_config(shape, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3MoeForCausalLM(config)
-    model.save_pretrained(folder)
+        model = Qwen3MoeForCausalLM(config) if shape.hybrid is None else Qwen3_5MoeForCausalLM(config)
+    # Published checkpoints hold the experts of Qwen3 one by one and those of Qwen3.5 stacked; transformers writes all one by one.
+    model.save_pretrained(folder, save_original_format=shape.hybrid is None)
 
 
-def copy_checkpoint(checkpoint: Path, folder: Path, family: str, tokenizer: ChatTokenizer) -> None:
-    """Check a Hugging Face checkpoint and copy its config and weights.
+def copy_checkpoint(checkpoint: Path, folder: Path, family: str, tokenizer: ChatTokenizer) -> int:
+    """Check a Hugging Face checkpoint and copy its config and weights, those of the text model; says how many tensors stay behind.
 
     Raises:
         UserError: it is not a checkpoint of this family in safetensors, or the tokenizer has more tokens than it has embeddings.
     """
     config = _read_json(checkpoint / "config.json")
-    if config.get("model_type") != family:
+    if config.get("model_type") not in MODEL_TYPES[family]:
         raise UserError(
             f"{checkpoint} is a {config.get('model_type')!r} model; the spec says model.family: {family}",
             exit_code=ExitCode.SPEC,
             fix=f"name a checkpoint of the family {family}",
         )
-    if len(tokenizer.hf) > int(config.get("vocab_size", 0)):
+    vocabulary = int(config.get("text_config", config).get("vocab_size", 0))
+    if len(tokenizer.hf) > vocabulary:
         raise UserError(
-            f"tokenizer {tokenizer.name} has {len(tokenizer.hf)} tokens, {checkpoint} embeddings for {config.get('vocab_size')}",
+            f"tokenizer {tokenizer.name} has {len(tokenizer.hf)} tokens, {checkpoint} embeddings for {vocabulary}",
             exit_code=ExitCode.SPEC,
             fix="use the checkpoint's own: model.tokenizer: from-checkpoint",
         )
-    for name in weight_files(checkpoint):
+    files = weight_files(checkpoint)
+    for name in files:
         _check_safetensors(checkpoint / name)
-        shutil.copyfile(checkpoint / name, folder / name)
-    for name in (INDEX, "generation_config.json"):
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, folder / name)
+    if (checkpoint / "generation_config.json").is_file():
+        shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
+    if family == "qwen3_5_moe":
+        return _copy_text_model(checkpoint, files, config, folder)
+    _copy_weights(checkpoint, files, folder)
     # Code that a checkpoint brings along is not copied; without the pointers to it nothing looks for it.
     write_json(folder / "config.json", {key: value for key, value in config.items() if key != "auto_map"})
+    return 0
+
+
+def _copy_text_model(checkpoint: Path, files: list[str], config: dict[str, Any], folder: Path) -> int:
+    from .text_checkpoint import is_text_form, write_text_config, write_text_weights
+
+    write_text_config(config, folder)
+    if not is_text_form([name for file in files for name in _tensor_names(checkpoint / file)]):
+        return write_text_weights(checkpoint, files, folder)
+    _copy_weights(checkpoint, files, folder)
+    return 0
+
+
+def _copy_weights(checkpoint: Path, files: list[str], folder: Path) -> None:
+    for name in files:
+        shutil.copyfile(checkpoint / name, folder / name)
+    if (checkpoint / INDEX).is_file():
+        shutil.copyfile(checkpoint / INDEX, folder / INDEX)
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -168,6 +170,11 @@ def local_folder(url: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder", exit_code=ExitCode.SPEC, fix="name the folder of a Hugging Face checkpoint")
     return folder
+
+
+def _tensor_names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as tensors:
+        return list(tensors.keys())
 
 
 def _check_safetensors(path: Path) -> None:

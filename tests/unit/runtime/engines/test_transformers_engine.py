@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from polymath.runtime.engines.protocol import Generation, SamplingSettings
 from polymath.runtime.engines.transformers_engine import TransformersEngine, count_parameters
 from polymath.specs.diagnostics import UserError
 from safetensors.torch import save_file
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 VOCABULARY, PAD, STOP = 48, 0, 4
 INVALID = (0, 1, 2)
@@ -17,34 +18,41 @@ PLAIN = SamplingSettings(temperature=1.0, top_p=1.0)
 PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 10, 11, 12], [20], [30, 31, 32, 33, 34]]
 
 
-def _save_model(folder: Path, seed: int) -> Qwen3MoeForCausalLM:
+COMMON = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "max_position_embeddings": 128,
+    "initializer_range": 0.3, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def _save_model(folder: Path, seed: int, family: str) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Qwen3MoeForCausalLM(
-            Qwen3MoeConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=16,
-                num_experts=4,
-                num_experts_per_tok=2,
-                moe_intermediate_size=32,
-                max_position_embeddings=128,
-                initializer_range=0.3,
-                norm_topk_prob=True,
-                tie_word_embeddings=False,
+        if family == "qwen3_moe":
+            model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**COMMON, num_hidden_layers=2, norm_topk_prob=True)).eval()
+        else:
+            linear = {"num_key_heads": 1, "num_value_heads": 2, "key_head_dim": 16, "value_head_dim": 16}
+            config = Qwen3_5MoeTextConfig(
+                **COMMON,
+                num_hidden_layers=3,
+                layer_types=["linear_attention", "full_attention", "linear_attention"],
+                shared_expert_intermediate_size=16,
+                **{f"linear_{name}": number for name, number in linear.items()},
             )
-        ).eval()
+            model = Qwen3_5MoeForCausalLM(config).eval()
     model.save_pretrained(folder)
     return model
 
 
+@pytest.fixture(scope="module", params=["qwen3_moe", "qwen3_5_moe"])
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    _save_model(folder, seed=0)
+    _save_model(folder, seed=0, family=family)
     return folder
 
 
@@ -60,18 +68,33 @@ def _engine(folder: Path) -> TransformersEngine:
 def _forward(folder: Path, ids: list[int]) -> torch.Tensor:
     """Log-probabilities [T, V] by one plain forward pass of one sequence."""
     with torch.no_grad():
-        return Qwen3MoeForCausalLM.from_pretrained(folder).eval()(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return AutoModelForCausalLM.from_pretrained(folder).eval()(torch.tensor([ids])).logits[0].log_softmax(-1)
 
 
 def _generate(engine: TransformersEngine, *, seed: int = 3, sampling: SamplingSettings = PLAIN) -> list[Generation]:
     return engine.generate(PROMPTS, limits=[12] * len(PROMPTS), sampling=sampling, stop_ids=[STOP], seed=seed)
 
 
-def test_recorded_logprobs_equal_a_plain_forward_whatever_the_padding(folder: Path, engine: TransformersEngine) -> None:
+# DeltaNet generates token by token and scores in chunks: in float32 each is 4e-5 off float64 here, with padding or without.
+TOLERANCE = {"qwen3_moe": 1e-5, "qwen3_5_moe": 1e-4}
+
+
+def test_recorded_logprobs_equal_a_plain_forward_whatever_the_padding(
+    family: str, folder: Path, engine: TransformersEngine
+) -> None:
     for prompt, generation in zip(PROMPTS, _generate(engine), strict=True):
         logprobs_TV = _forward(folder, [*prompt, *generation.ids])
         for position, (one, logprob) in enumerate(zip(generation.ids, generation.logprobs, strict=True), start=len(prompt) - 1):
-            assert logprob == pytest.approx(logprobs_TV[position, one].item(), abs=1e-5)
+            assert logprob == pytest.approx(logprobs_TV[position, one].item(), abs=TOLERANCE[family])
+
+
+def test_padding_before_a_prompt_leaves_no_trace(folder: Path, engine: TransformersEngine) -> None:
+    prompt = [5, 6, 7]
+    greedy = SamplingSettings(temperature=0.0, top_p=1.0)
+    for longest in (4, 7, 40):
+        padded, _ = engine.generate([prompt, [9] * longest], limits=[12, 1], sampling=greedy, stop_ids=[STOP], seed=0)
+        (alone,) = engine.generate([prompt], limits=[12], sampling=greedy, stop_ids=[STOP], seed=0)
+        assert padded.ids == alone.ids and padded.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
 
 
 def test_recorded_logprobs_ignore_temperature_and_truncation(folder: Path, engine: TransformersEngine) -> None:
@@ -152,17 +175,17 @@ def test_token_scores_do_not_depend_on_how_they_are_batched(
         assert torch.allclose(scores, again, atol=1e-5)
 
 
-def test_loaded_weights_answer_and_carry_their_version(folder: Path, engine: TransformersEngine, tmp_path: Path) -> None:
-    other = _save_model(tmp_path, seed=9)
+def test_loaded_weights_answer_and_carry_their_version(family: str, engine: TransformersEngine, tmp_path: Path) -> None:
+    other = _save_model(tmp_path, 9, family)
     assert engine.identity().policy_version == 0
     engine.load_weights(other.state_dict(), policy_version=7)
     assert engine.identity().policy_version == 7
     assert torch.equal(engine.score_tokens([PROMPTS[1]])[0], _engine(tmp_path).score_tokens([PROMPTS[1]])[0])
 
 
-def test_weights_that_do_not_fit_replace_nothing(engine: TransformersEngine, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_replace_nothing(family: str, engine: TransformersEngine, tmp_path: Path) -> None:
     before = engine.score_tokens([PROMPTS[1]])[0]
-    weights = dict(_save_model(tmp_path, seed=9).state_dict())
+    weights = dict(_save_model(tmp_path, 9, family).state_dict())
     weights.pop("model.layers.1.mlp.experts.down_proj")
     with pytest.raises(ValueError, match=r"missing \['model.layers.1.mlp.experts.down_proj'\]"):
         engine.load_weights(weights, policy_version=7)

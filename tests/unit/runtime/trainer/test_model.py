@@ -7,35 +7,44 @@ import torch
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.model import document_inputs, model_spec, transformers_weights
-from polymath.specs.model import Model, ModelShape
-from safetensors.torch import load_file
+from polymath.specs.diagnostics import UserError
+from polymath.specs.model import HybridShape, Model, ModelShape
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torchtitan.distributed.utils import set_spmd_backend
 from transformers import AutoModelForCausalLM
 
 LENGTHS = (5, 17, 1, 9)
 
 
-def _shape(tied: bool) -> ModelShape:
+HYBRID = HybridShape(
+    full_attention_every=2, key_heads=1, value_heads=2, key_head_dim=32, value_head_dim=32, rotary_dim=8, shared_expert_hidden=16
+)
+SHAPES = {"untied": (False, None), "tied": (True, None), "hybrid": (False, HYBRID), "tied hybrid": (True, HYBRID)}
+
+
+def _shape(tied: bool, hybrid: HybridShape | None) -> ModelShape:
     return ModelShape(
-        hidden=32, layers=2, heads=4, kv_heads=2, head_dim=32, experts=4, experts_per_token=2, expert_hidden=16, context_tokens=64,
-        tied_embeddings=tied,
+        hidden=32, layers=4, heads=4, kv_heads=2, head_dim=32, experts=4, experts_per_token=2, expert_hidden=16, context_tokens=64,
+        tied_embeddings=tied, hybrid=hybrid,
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+@pytest.fixture(scope="module", params=SHAPES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in Hugging Face form, as the import job writes it."""
     path = tmp_path_factory.mktemp("model")
-    tokenizer = load_tokenizer(
-        Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:bytes", shape=_shape(request.param))
-    )
-    write_random_model(path, _shape(request.param), tokenizer, seed=5)
+    shape = _shape(*SHAPES[request.param])
+    family = "qwen3_moe" if shape.hybrid is None else "qwen3_5_moe"
+    tokenizer = load_tokenizer(Model(family=family, checkpoint="random", tokenizer="builtin:bytes", shape=shape))
+    write_random_model(path, shape, tokenizer, seed=5)
     return path
 
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> nn.Module:
     """torchtitan's model with the same weights, not sharded."""
+    set_spmd_backend("partial_dtensor")  # as the trainer sets it: the default wants a mesh
     spec = model_spec(folder, experts_format="float32")
     model = spec.model.build()
     model.init_weights(buffer_device=None)
@@ -43,6 +52,7 @@ def ours(folder: Path) -> nn.Module:
     published = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
     missing, unexpected = model.load_state_dict(adapter.from_hf(published), strict=False)
     assert not unexpected and not [name for name in missing if "lm_head" not in name]
+    assert not [name for name, _ in model.named_parameters() if "vision" in name]
     return model.eval()
 
 
@@ -71,3 +81,30 @@ def test_the_full_weights_are_those_of_transformers_by_name_and_value(folder: Pa
     assert {name for name in found if not name.startswith("lm_head")} == {name for name in theirs if not name.startswith("lm_head")}
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, theirs[name], atol=0, rtol=0)
+
+
+def test_rows_are_as_separate_as_documents(folder: Path, ours: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(0, 256, (2, 12), generator=generator).tolist()
+    both = _logits(folder, ours, rows, [[12], [7, 5]])
+    torch.testing.assert_close(both[1:], _logits(folder, ours, rows[1:], [[7, 5]]), atol=1e-5, rtol=0)
+
+
+def test_what_is_trained_comes_back_through_the_folders_own_names(folder: Path, ours: nn.Module, tmp_path: Path) -> None:
+    spec = model_spec(folder, experts_format="float32")
+    exported = spec.state_dict_adapter(spec.model, str(folder)).to_hf(dict(ours.state_dict()))
+    save_file({name: tensor.contiguous() for name, tensor in exported.items()}, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    original = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(torch.arange(20)[None]).logits, original(torch.arange(20)[None]).logits, atol=1e-4, rtol=0
+        )
+
+
+def test_a_family_that_is_not_trained_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="'llama' cannot be trained"):
+        model_spec(tmp_path, experts_format="float32")
