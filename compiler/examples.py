@@ -23,6 +23,10 @@ class Example:
 
 
 _SEARCH = "{synthesize: 2000, habit_rate: 0.65, slip_rate: 0.05}"
+_SHAPE = (
+    "  shape: {hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 32, experts: 4, experts_per_token: 2, expert_hidden: 64, "
+    "context_tokens: 128}"
+)
 _SFT_PHASE = (
     "{method: sft, domains: [search], trajectories: clean, steps: 100, batch_sequences: 32, sequence_tokens: 128, learning_rate"
 )
@@ -141,6 +145,16 @@ EXAMPLES: dict[str, Example] = {
         files={"data.jsonl": _LONG_ROW},
         verb="lock",
     ),
+    "E0322": Example(
+        "Remove the password, change it, and give it to the provider's own configuration.",
+        ((_SEARCH, '{path: "https://ada:lovelace@example.org/data.jsonl"}'),),
+    ),
+    "E0330": Example("Write a size of the family, or the family of the size.", ((_SHAPE, "  size: 35b-a3b"),)),
+    "E0331": Example("Name the backend.", (("experts: {format: float32}", "experts: {format: fp8_blockwise}"),)),
+    "E0332": Example(
+        "Describe the judge under `engines`, or let the world's verifier decide.",
+        (("    world: search\n", "    world: search\n    reward: {outcome_by: judge}\n"),),
+    ),
     "E0401": Example("Add the domain to a rule of `routing`.", (("  - {domains: [search], teacher: searcher}\n", ""),)),
     "E0402": Example(
         "Keep one of the rules.", (("teacher: searcher}", "teacher: searcher}\n  - {domains: [search], teacher: operator}"),)
@@ -202,5 +216,20 @@ EXAMPLES: dict[str, Example] = {
     "E0509": Example(
         "Take what the message suggests instead.",
         (("sft: {trainer: {devices: 2, expert: 2}", "sft: {trainer: {devices: 2, pipeline: 2}"),),
+    ),
+    "E0530": Example(
+        "Give the role devices, or use the embedded engine.",
+        (("precision: {compute", "engines: {rollout: vllm}\nprecision: {compute"),),
+    ),
+    "E0531": Example(
+        "Choose devices that are a multiple of `tensor`.",
+        (
+            ("precision: {compute", "engines: {rollout: vllm}\nprecision: {compute"),
+            ("per_node: 2}", "per_node: 8}"),
+            (
+                "  grpo: {trainer: {devices: 2, expert: 2}}",
+                "  grpo: {trainer: {devices: 2, expert: 2}, rollout: {devices: 3, tensor: 2}}",
+            ),
+        ),
     ),
 }

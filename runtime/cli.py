@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..specs.diagnostics import ExitCode, SpecInvalid, UserError
+from ..specs.locations import without_secrets
 from .verbs import all_verbs
 from .verbs.form import print_json
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(error.exit_code)
     except UserError as error:
         if options.json:
-            print_json({"ok": False, "error": error.message, "fix": error.fix, "exit_code": int(error.exit_code)})
+            print_json({"ok": False, "error": without_secrets(error.message), "fix": error.fix, "exit_code": int(error.exit_code)})
         else:
             print(error.render(), file=sys.stderr)
         return int(error.exit_code)
@@ -75,11 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _diagnostic_json(diagnostic: Any) -> dict[str, Any]:
     span = diagnostic.span
-    place = {"file": span.file, "line": span.line, "column": span.column, "end_column": span.end_column}
+    place = {"file": without_secrets(span.file), "line": span.line, "column": span.column, "end_column": span.end_column}
     return {
         "code": diagnostic.code,
         "summary": diagnostic.summary,
-        "detail": diagnostic.detail,
+        "detail": without_secrets(diagnostic.detail),
         "fix": diagnostic.fix,
         **place,
     }

@@ -74,7 +74,11 @@ CODES: dict[str, Code] = {
     ),
     "E0321": Code(
         "most of the data is cut off",
-        "More than half of the rows that were locked are longer than the limit, so training or rollouts would mostly see beginnings.",
+        "More than half of the locked rows are longer than the limit, so training or rollouts would mostly see beginnings.",
+    ),
+    "E0322": Code(
+        "secret in the spec",
+        "A URL holds a user and password. A spec is copied into plans, logs and reports; credentials belong into the environment.",
     ),
     "E0330": Code("size and model disagree", "The family has no size of this name, or the checkpoint is of another one."),
     "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),

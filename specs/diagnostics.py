@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+
+from .locations import without_secrets
 from functools import lru_cache
 
 MOST_MISTAKES = 100  # shown at once; whoever makes more has another file in mind than a spec
@@ -68,7 +70,7 @@ class UserError(Exception):
 
     def render(self) -> str:
         """The text for a terminal."""
-        return f"error: {self.message}" + (f"\n  = {self.fix}" if self.fix else "")
+        return without_secrets(f"error: {self.message}" + (f"\n  = {self.fix}" if self.fix else ""))
 
 
 class SpecInvalid(UserError):
@@ -105,7 +107,7 @@ def render(diagnostic: Diagnostic, text: str | None) -> str:
         lines.append(f"  {diagnostic.detail}")
     if diagnostic.fix:
         lines.append(f"{gutter} = {diagnostic.fix}")
-    return "\n".join(lines)
+    return without_secrets("\n".join(lines))
 
 
 def render_all(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from .codes import summary
 from .diagnostics import Diagnostic, ExitCode, Span, SpecInvalid, UserError
 from .extend import EXTENDS, read_source
 from .hints import well_formed
+from .locations import with_secret
 from .model import Spec
 from .yaml import Document, Spans, read_text, scalar
 
@@ -70,6 +71,8 @@ def read_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> Reading:
         if problem:
             problems.append((problem, span))
     whole = all(found.code not in KEYS_LOST for found in source.diagnostics)
+    if isinstance(data, dict):
+        problems += [(_secret(path), None) for path in with_secret(cast(dict[str, Any], data))]
     names = {collection: _keys(data, collection) for collection in ("domains", "teachers")} if whole else {}
     spec, found = build.build(Spec, data, (), names)
     problems += [(problem, None) for problem in found]
@@ -92,6 +95,11 @@ def diagnose(problem: Problem, spans: Spans, span: Span | None = None) -> Diagno
         detail=problem.detail,
         fix=problem.fix,
     )
+
+
+def _secret(path: Path) -> Problem:
+    fix = "leave it out; fsspec finds credentials in the environment and in the files of its providers"
+    return Problem(code="E0322", path=path, detail="a password does not belong here", fix=fix)
 
 
 def _keys(data: Any, collection: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,7 @@ LOCATIONS = (  # every field of `model.py` that holds a path or URL
     ("storage", "runs"),
 )
 _WORDS = re.compile(r"random|from-checkpoint|builtin:.*")  # values of these fields that are no place
+SECRET = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")  # user and password of a URL
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
@@ -33,6 +35,34 @@ def is_place(path: str, value: object) -> bool:
     return fits and isinstance(value, str) and not _WORDS.fullmatch(value)
 
 
+def without_secrets(text: str) -> str:
+    """A text with the passwords of its URLs starred out, as long as before."""
+    return SECRET.sub(lambda found: "*" * len(found[0]), text)
+
+
+def with_secret(data: dict[str, Any]) -> Iterator[tuple[str | int, ...]]:
+    """The paths of a spec's data whose URL holds a password."""
+    for location in LOCATIONS:
+        yield from _with_secret(data, location, ())
+
+
+def _with_secret(here: Any, location: tuple[str, ...], path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    if not location:
+        if isinstance(here, str) and SECRET.search(here):
+            yield path
+        return
+    for key, value in _steps(here, location[0]):
+        yield from _with_secret(value, location[1:], (*path, key))
+
+
+def _steps(here: Any, step: str) -> list[tuple[str | int, Any]]:
+    """What a step of a location leads to."""
+    if isinstance(here, dict):
+        data = cast(dict[str, Any], here)
+        return [(key, data[key]) for key in data if step in ("*", key)]
+    return list(enumerate(cast(list[Any], here))) if isinstance(here, list) and step == "*" else []
+
+
 def rebase(data: dict[str, Any], folder: str) -> None:
     """Let the relative paths of a spec's data, written in `folder` below the root, mean the same from the root."""
     if folder:
@@ -41,21 +71,11 @@ def rebase(data: dict[str, Any], folder: str) -> None:
 
 
 def _rebase(here: Any, location: tuple[str, ...], folder: str) -> None:
-    step, rest = location[0], location[1:]
-    if isinstance(here, dict):
-        data = cast(dict[str, Any], here)
-        keys: list[Any] = list(data) if step == "*" else [step] if step in data else []
-    elif isinstance(here, list) and step == "*":
-        data = cast(Any, here)
-        keys = list(range(len(data)))
-    else:
-        return
-    for key in keys:
-        value = data[key]
-        if rest:
-            _rebase(value, rest, folder)
+    for key, value in _steps(here, location[0]):
+        if location[1:]:
+            _rebase(value, location[1:], folder)
         elif isinstance(value, str) and not (_WORDS.fullmatch(value) or is_url(value) or value.startswith(("/", "~"))):
-            data[key] = posixpath.normpath(posixpath.join(folder, value))
+            here[key] = posixpath.normpath(posixpath.join(folder, value))
 
 
 def local_path(url: str, root: Path) -> Path | None:

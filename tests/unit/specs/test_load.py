@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from polymath.runtime.cli import main
 from polymath.specs.codes import CODES
 from polymath.specs.diagnostics import Diagnostic, Span, SpecInvalid, UserError, render
 from polymath.specs.load import load_spec
@@ -133,3 +134,24 @@ def test_of_a_long_line_the_part_around_the_mistake_is_shown() -> None:
     shown = render(found, row).splitlines()
     assert len(shown[2]) < 300
     assert shown[2][shown[3].index("^") :].startswith("bad")
+
+
+@pytest.mark.parametrize("place", ["checkpoint: random", "path: x"])
+def test_a_password_in_a_url_is_refused_and_shown_nowhere(tmp_path: Path, place: str) -> None:
+    url = "s3://ada:lovelace@bucket/x"
+    if place.startswith("check"):
+        path = spec_file(tmp_path, ("checkpoint: random", f'checkpoint: "{url}"'))
+    else:
+        path = spec_file(tmp_path, ("{synthesize: 2000, habit_rate: 0.65, slip_rate: 0.05}", f'{{path: "{url}"}}'))
+    with pytest.raises(SpecInvalid) as caught:
+        load_spec(path)
+    assert "E0322" in {one.code for one in caught.value.diagnostics}
+    assert "lovelace" not in caught.value.render() and "s3://" in caught.value.render()
+
+
+def test_a_password_given_by_an_override_is_shown_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["validate", str(GOOD), "--set", "model.checkpoint=https://ada:lovelace@example.org/x"]
+    for extra in ([], ["--json"]):
+        assert main([*arguments, *extra]) == 3
+        said = capsys.readouterr()
+        assert "lovelace" not in said.out + said.err and "E0322" in said.out + said.err
