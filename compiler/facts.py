@@ -7,8 +7,8 @@ from typing import Any
 from ..specs.families import Dimensions
 from ..specs.hardware import ACCELERATORS
 from ..specs.model import Spec
-from .estimate.degrees import Degrees
-from .estimate.parameters import total
+from .estimates.degrees import Degrees
+from .estimates.parameters import total
 
 FP8_ALIGNMENT = 16  # Transformer Engine's, of all recipes but MXFP8 (32) and NVFP4 (128)
 MXFP8_ALIGNMENT = 32

@@ -14,12 +14,12 @@ from ..specs.families import Dimensions
 from ..specs.hardware import ACCELERATORS
 from ..specs.machine import Cluster, TrainerPlacement
 from .capability import Limit, broken_limits
-from .estimate.activations import Formats
-from .estimate.compute import communication, forward_flops, passes_of_training
-from .estimate.degrees import Degrees
-from .estimate.memory import USABLE, Load, memory
-from .estimate.quantity import GIB
-from .estimate.rates import Rates
+from .estimates.activations import Formats
+from .estimates.compute import communication, forward_flops, passes_of_training
+from .estimates.degrees import Degrees
+from .estimates.memory import USABLE, Load, memory
+from .estimates.quantity import GIB
+from .estimates.rates import Rates
 from .facts import facts_of_mesh
 from .plan import Mesh
 
@@ -27,7 +27,7 @@ from .plan import Mesh
 # large ones would mostly compute padding.
 SFT_TOKENS = 8192
 ON_POLICY_TOKENS = 1024
-FEWEST_HEAD_TOKENS = 1024  # cutting the loss finer saves no memory that matters
+HEAD_TOKENS = 2048  # with logits of so many positions at once, the loss takes little memory beside the rest
 NOMINAL_FLOPS = 50e9  # of a device without a figure; only the order of meshes depends on it
 NOMINAL_LINK = 5e9  # bytes per second between devices without a figure
 NETWORK = 50e9  # bytes per second and device between machines: one 400 Gbit/s port for each (assumed)
@@ -163,19 +163,16 @@ def _settings(request: Request, placement: TrainerPlacement, degrees: Degrees) -
                 pipeline=degrees.pipeline,
                 activation_checkpoint=checkpointing,
             )
-            known = request.memory_limit is not None and request.model is not None
-            yield replace(mesh, loss_chunks=_chunks_that_fit(request, mesh)) if known else mesh
+            yield replace(mesh, loss_chunks=_loss_chunks(request, mesh))
 
 
-def _chunks_that_fit(request: Request, mesh: Mesh) -> int:
-    """The fewest cuts of the loss with which the mesh fits; the most that make sense where none do."""
-    assert request.model is not None and request.memory_limit is not None
-    needed = memory(request.model, degrees_of(mesh), load_of(request, mesh))
-    room = request.memory_limit - needed.total + needed.logits.value
-    tokens, chunks = mesh.micro_batch * request.sequence_tokens // mesh.context, 1
-    while needed.logits.value / chunks > room:  # what is cut is in proportion
-        if tokens // (2 * chunks) < FEWEST_HEAD_TOKENS or request.sequence_tokens % (2 * chunks):
-            break
+def _loss_chunks(request: Request, mesh: Mesh) -> int:
+    """1 where the logits of all positions fit; else as many as leave few positions at once, which costs little time."""
+    limit, tokens = request.memory_limit, mesh.micro_batch * request.sequence_tokens // mesh.context
+    if request.model is None or limit is None or bytes_of(request, mesh) <= limit:
+        return 1
+    chunks = 1
+    while tokens // chunks > HEAD_TOKENS and request.sequence_tokens % (2 * chunks) == 0:
         chunks *= 2
     return chunks
 
@@ -250,3 +247,12 @@ def distance(degrees: Degrees, placement: TrainerPlacement) -> float:
 def opened(placement: TrainerPlacement) -> TrainerPlacement:
     """The same devices with every degree left open."""
     return TrainerPlacement(devices=placement.devices, replicate="auto", micro_batch=placement.micro_batch)
+
+
+def described(mesh: Mesh) -> str:
+    """A mesh in the spec's words, without what is 1."""
+    names = {"fsdp": mesh.shard, **{name: getattr(mesh, name) for name in DEGREES if name != "fsdp"}}
+    parts = [f"{name} {value}" for name, value in names.items() if value > 1]
+    parts += [f"micro_batch {mesh.micro_batch}", f"{mesh.activation_checkpoint.replace('none', 'no')} checkpointing"]
+    parts += [f"loss in {mesh.loss_chunks} parts"] if mesh.loss_chunks > 1 else []
+    return ", ".join(parts)

@@ -12,8 +12,8 @@ from ...specs.machine import TrainerPlacement
 from ...specs.model import Distill, GrpoPhase, Sft, Spec
 from ..capability import broken_limits
 from ..compilation import Compilation, mistake
-from ..estimate.degrees import Degrees
-from ..estimate.quantity import with_unit
+from ..estimates.degrees import Degrees
+from ..estimates.quantity import with_unit
 from ..facts import facts_of_mesh, facts_of_spec
 from ..meshes import Candidate, Request, bytes_of, candidates, degrees_of, distance, divides_rows, layouts, limits_of, opened
 from ..plan import Mesh

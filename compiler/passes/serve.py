@@ -2,8 +2,8 @@
 
 from ...specs.hardware import ACCELERATORS
 from ..compilation import Compilation, mistake
-from ..estimate.quantity import with_unit
-from ..estimate.serving import LARGEST_COPY, serving, smallest_copy
+from ..estimates.quantity import with_unit
+from ..estimates.serving import LARGEST_COPY, serving, smallest_copy
 from .roles import ROLES_OF
 
 

@@ -11,6 +11,7 @@ NAMES = (
     "fmt",
     "lock",
     "compile",
+    "estimate",
     "diff",
     "graph",
     "launch",

@@ -19,6 +19,7 @@ FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
     "fmt": ["--check"],
     "lock": ["--set", "--no-tokens"],
     "compile": ["--set", "--output", "--frozen", "--show"],
+    "estimate": ["--set", "--calibrate", "--brief"],
     "diff": [],
     "graph": ["--format"],
     "launch": ["--run-dir", "--port", "--dry-run"],

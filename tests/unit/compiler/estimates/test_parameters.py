@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from polymath.compiler.estimate.degrees import Degrees
-from polymath.compiler.estimate.parameters import active, count_by_component, local_count, total
+from polymath.compiler.estimates.degrees import Degrees
+from polymath.compiler.estimates.parameters import active, count_by_component, local_count, total
 from polymath.specs.families import SIZES, Dimensions, LinearAttention, Vision
 
 SCRIPT = Path(__file__).with_name("titan_shards.py")

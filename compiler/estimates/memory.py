@@ -8,6 +8,7 @@ from .degrees import Degrees
 from .parameters import gathered_layer, local_count, total
 from .quantity import Quantity
 
+SUPPORT_TENSORS = 8  # of the size of the support, in losses/distill.py and its backward pass
 USABLE = 0.9  # share of a device's memory that tensors may fill; the rest is for the context, NCCL and fragmentation (ours)
 
 
@@ -148,16 +149,19 @@ def _recomputed(model: Dimensions, degrees: Degrees, load: Load, tokens: int) ->
 
 
 def _logits(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
-    """The head's output, and the loss's float32 copy and gradient of the positions that are trained."""
+    """The head's output, and the loss's float32 copy and gradient of the positions that are trained; of distillation's support
+    the student's and the teacher's log-probabilities, their gap and their gradients."""
     at_once = tokens if load.head_tokens is None else min(tokens, load.head_tokens)
     vocabulary = (model.vocabulary or 0) / degrees.tensor
     trained = at_once * load.trained_share
+    support = SUPPORT_TENSORS * FLOAT * load.top_k
     return Quantity(
         name="logits",
-        value=vocabulary * (2 * load.formats.compute * at_once + 2 * FLOAT * trained),
+        value=vocabulary * (2 * load.formats.compute * at_once + 2 * FLOAT * trained) + support * trained,
         unit="bytes",
-        formula="V x (2 c x S + 8 x N): logits of S positions and their gradient; of the N trained ones, both in float32",
-        inputs={"V": vocabulary, "c": load.formats.compute, "S": at_once, "N": trained},
+        formula="V x (2 c x S + 8 x N) + 32 k x N: logits of S positions and their gradient; of the N trained ones, both in "
+        "float32, and what the loss makes of k tokens",
+        inputs={"V": vocabulary, "c": load.formats.compute, "S": at_once, "N": trained, "k": load.top_k},
     )
 
 

@@ -28,7 +28,7 @@ ASSUMED: Mapping[str, Efficiency] = {
     "b200": Efficiency(share=0.15, source=f"{MEGATRON_BRIDGE}: DeepSeek-V3 in the mid-teens of percent"),
 }
 BANDWIDTH_SHARE = 0.5  # of the memory's peak while tokens are generated (ours)
-TRAINING_KINDS = ("sft", "grpo", "distill")
+TRAINING_KINDS: tuple[str, ...] = ("sft", "grpo", "distill")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +41,26 @@ class Rates:
 
     def of(self, kind: str) -> float | None:
         """FLOP/s of one device; None where neither a run nor a data sheet says."""
-        if kind in self.measured:
-            return self.measured[kind]
+        if self.measures(kind):
+            return self.measured[self._like(kind)]
         peak, assumed = ACCELERATORS[self.accelerator].bfloat16_tflops, ASSUMED.get(self.accelerator)
         return None if peak is None or assumed is None else peak * 1e12 * assumed.share
+
+    def measures(self, kind: str) -> bool:
+        """Whether a run says how fast jobs of a kind are."""
+        return self._like(kind) in self.measured
+
+    def _like(self, kind: str) -> str:
+        """Evaluations act, as on-policy steps do."""
+        return next((one for one in ("grpo", "distill") if one in self.measured), kind) if kind == "evaluate" else kind
 
     def described(self, kind: str) -> str:
         """Where the rate comes from."""
         peak = ACCELERATORS[self.accelerator].bfloat16_tflops
-        if kind in self.measured:
-            share = f", {self.measured[kind] / peak / 1e12:.1%} of the peak" if peak else ""
-            return f"measured in {self.measured_in}{share}"
+        if self.measures(kind):
+            rate = self.measured[self._like(kind)]
+            share = f" is {rate / peak / 1e12:.1%} of the peak" if peak else ""
+            return f"measured in {self.measured_in}: {rate:.4g} FLOP/s{share}"
         assumed = ASSUMED.get(self.accelerator)
         if assumed is None:
             return "unknown: measure a run with --calibrate"
