@@ -57,6 +57,8 @@ def _beyond(job: Job) -> Iterator[str]:
         for name in DEGREES:
             if mesh is not None and getattr(mesh, name) > 1:
                 yield f"placement.{job.kind}.trainer.{name}: {getattr(mesh, name)}"
+        if mesh is not None and mesh.loss_chunks > 1:
+            yield f"{_path(job)}.sequence_tokens: the logits of a row fit only in {mesh.loss_chunks} parts"
     if job.kind == "grpo" and "stage" in job.settings:
         yield from _beyond_grpo(job)
 
@@ -71,12 +73,19 @@ def _engines(job: Job) -> Iterator[tuple[str, Any]]:
 
 
 def _beyond_grpo(job: Job) -> Iterator[str]:
-    teacher, _, number = job.id.removeprefix("teachers.").rpartition(".")
-    path, stage = f"teachers.{teacher}.phases[{int(number) - 1}]", job.settings["stage"]
+    path, stage = _path(job), job.settings["stage"]
     if stage["advantage"] != "outcome":
         yield f"{path}.advantage: {stage['advantage']}"
     if stage["keep_mixed"] is not None:
         yield f"{path}.keep_mixed: tasks are not filtered yet"
+
+
+def _path(job: Job) -> str:
+    """Where the spec writes the stage of a training job."""
+    if not job.id.startswith("teachers."):
+        return "student.distill" if job.kind == "distill" else "student.sft"
+    teacher, _, number = job.id.removeprefix("teachers.").rpartition(".")
+    return f"teachers.{teacher}.phases[{int(number) - 1}]"
 
 
 def _check_machine(plan: Plan) -> None:

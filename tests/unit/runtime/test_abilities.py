@@ -66,6 +66,16 @@ def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Pa
     assert "phases[0].advantage" in refusal(plan, tmp_path, "teachers.operator.1")
 
 
+def test_a_loss_in_parts_is_refused_where_the_spec_says_how_long_a_row_is(tmp_path: Path) -> None:
+    plan = compiled(tmp_path)
+    job = plan.job("teachers.searcher.1")
+    trainer = job.roles["trainer"]
+    assert trainer.mesh is not None
+    parted = replace(job, roles={"trainer": replace(trainer, mesh=replace(trainer.mesh, loss_chunks=4))})
+    with pytest.raises(UserError, match=r"teachers\.searcher\.phases\[0\]\.sequence_tokens: .* in 4 parts"):
+        refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [parted])
+
+
 def test_random_weights_of_a_published_size_are_refused(tmp_path: Path) -> None:
     plan = compiled(tmp_path)
     job = plan.job("import")

@@ -103,23 +103,27 @@ class StubTrainer:
         total, sums = 0.0, {}
         for start in range(0, batch.tokens_BL.shape[0], rows):
             micro = slice_rows(batch, start, start + rows)
-            logits_BLV = torch.stack([self._packed_logits(*row) for row in zip(micro.tokens_BL, micro.documents_BL, strict=True)])
+            hidden_BLH = torch.stack([self._packed_hidden(*row) for row in zip(micro.tokens_BL, micro.documents_BL, strict=True)])
             trained_BL = micro.loss_weight_BL != 0
             tokens = types.SimpleNamespace(
                 labels_N=micro.labels_BL[trained_BL],
                 weight_N=micro.loss_weight_BL[trained_BL],
                 extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
             )
-            loss_N, extra_sums = stage.token_loss(logits_BLV[trained_BL], tokens)
+            loss_N, extra_sums = (
+                stage.hidden_loss(hidden_BLH[trained_BL], self.model.lm_head.weight, tokens)
+                if hasattr(stage, "hidden_loss")
+                else stage.token_loss(self.model.lm_head(hidden_BLH[trained_BL]), tokens)
+            )
             loss = (loss_N * tokens.weight_N).sum()
             loss.backward()
             total += loss.item()
             sums = {name: sums.get(name, 0) + value for name, value in extra_sums.items()}
         return total, stage.summarize(sums)
 
-    def _packed_logits(self, tokens_L: torch.Tensor, documents_L: torch.Tensor) -> torch.Tensor:
+    def _packed_hidden(self, tokens_L: torch.Tensor, documents_L: torch.Tensor) -> torch.Tensor:
         lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
-        return torch.cat([self.model(part[None]).logits[0] for part in tokens_L.split(lengths)])
+        return torch.cat([self.model.model(part[None]).last_hidden_state[0] for part in tokens_L.split(lengths)])
 
     def gradient(self) -> torch.Tensor:
         return torch.cat([one.grad.flatten() for one in self.model.parameters() if one.grad is not None])
@@ -319,6 +323,16 @@ def test_equal_rewards_give_a_defined_batch_that_moves_nothing(context: JobConte
     assert metrics["no_op"] == 1.0 and metrics["groups_dropped"] == metrics["groups"] == 2.0
 
 
+def test_equal_groups_are_kept_at_advantage_zero_where_the_spec_says_so(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer, updates=1, dynamic_sampling=False)
+    _reward_by(stage, lambda number: number % 2 if number < 4 else 1.0)  # only group 0 differs within
+    batch = stage.next_batch(1)
+    written = sum(sample.num_written for sample in stage._batches.ledger.read(0))
+    assert int((batch.loss_weight_BL != 0).sum()) == written and batch.loss_weight_BL.sum().item() == pytest.approx(1)
+    assert torch.count_nonzero(batch.extras["advantage"]) < written
+
+
 def test_only_informative_groups_of_the_updates_share_are_trained(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["student"])
     stage = _grpo(context, trainer)
@@ -399,7 +413,8 @@ def test_the_alarm_is_sounded_when_coverage_falls_and_not_again_while_it_stays_l
     def summarize(coverage: float) -> float:
         histogram = torch.zeros(2000).index_fill(0, torch.tensor(int(coverage * 2000)), 10.0)
         sums = {"coverage_histogram": histogram, "coverage": torch.full((2,), 5 * coverage)}
-        return stage.summarize({**sums, "tokens": torch.full((2,), 5), "loss": torch.zeros(2)})["coverage_alarm"]
+        counts = dict.fromkeys(("tokens", "watched"), torch.full((2,), 5))
+        return stage.summarize({**sums, **counts, "loss": torch.zeros(2)})["coverage_alarm"]
 
     assert [summarize(coverage) for coverage in (0.9, 0.4, 0.3, 0.9, 0.2)] == [0, 1, 1, 0, 1]
     assert caplog.text.count("alarm below") == 2
