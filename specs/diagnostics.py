@@ -9,9 +9,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from .locations import without_secrets
-from functools import lru_cache
 
 MOST_MISTAKES = 100  # shown at once; whoever makes more has another file in mind than a spec
 WIDEST_ROW = 240  # characters of a line that are shown
