@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from polymath.compiler.plan import Plan, read_plan
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "recipes" / "smoke.yaml"
 TIMEOUT_SECONDS = 400
+INSTALLED_TORCH = version("torch").split("+")[0]  # 2.13.0, or 2.15.0 under `make test-newest`
 
 
 def polymath(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,9 +31,15 @@ def polymath(*arguments: str | Path, environment: Mapping[str, str] | None = Non
 
 def compile_smoke(folder: Path, *settings: str) -> Path:
     """A plan of the smoke recipe that runs in `folder/runs`."""
+    return compile_recipe(SMOKE, folder, *settings)
+
+
+def compile_recipe(recipe: Path, folder: Path, *settings: str) -> Path:
+    """A plan of a recipe, with some settings, that runs in `folder/runs`."""
     plan = folder / "plan"
-    overrides = [part for setting in (f"storage.runs={folder / 'runs'}", *settings) for part in ("--set", setting)]
-    finished = polymath("compile", SMOKE, "-o", plan, *overrides)
+    own = (f"storage.runs={folder / 'runs'}", f"cluster.software.torch={INSTALLED_TORCH}")
+    overrides = [part for setting in (*own, *settings) for part in ("--set", setting)]
+    finished = polymath("compile", recipe, "-o", plan, *overrides)
     assert finished.returncode == 0, finished.stderr
     return plan
 
