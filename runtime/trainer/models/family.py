@@ -9,7 +9,10 @@ from torch import Tensor
 from torchtitan.protocols.model import BaseModel
 from torchtitan.protocols.state_dict_adapter import BaseStateDictAdapter
 
+from ....specs.diagnostics import ExitCode, UserError
 from ..attention import DocumentLayout
+
+SUPPORTED: Mapping[str, Any] = {"hidden_act": "silu", "attention_bias": False, "rms_norm_eps": 1e-6}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,3 +36,23 @@ class Family:
 
     transformers_weights: Callable[[Mapping[str, Tensor], BaseModel.Config], dict[str, Tensor]]
     """Full weights under the names of the `state_dict()` of transformers' model."""
+
+
+def refuse_unsupported(config: Mapping[str, Any], **more: Any) -> None:
+    """Refuse a config.json that says what torchtitan's layers do not do: the weights would load and mean something else.
+
+    Args:
+        more: values that a family supports beside `SUPPORTED`; a key that the config lacks is taken for supported.
+
+    Raises:
+        UserError: names the key and both values.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    found = {**config, "rope_type": rope.get("rope_type", "default")}
+    for key, value in {**SUPPORTED, "rope_type": "default", **more}.items():
+        if found.get(key, value) != value:
+            raise UserError(
+                f"a model with {key}: {found[key]!r} cannot be trained; {value!r} can",
+                exit_code=ExitCode.SPEC,
+                fix="name another checkpoint",
+            )

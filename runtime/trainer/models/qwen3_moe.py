@@ -21,11 +21,12 @@ from torchtitan.models.qwen3 import (
 from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 
 from ..attention import DocumentAttention
-from .family import Family
+from .family import Family, refuse_unsupported
 
 
 def model_config(config: Mapping[str, Any]) -> Qwen3Model.Config:
     """torchtitan's config of a `qwen3_moe` config.json."""
+    refuse_unsupported(config, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[])
     width, vocabulary = config["hidden_size"], config["vocab_size"]
     head_dim = config["head_dim"]
     rope = config.get("rope_parameters") or config

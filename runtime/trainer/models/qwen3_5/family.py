@@ -17,6 +17,7 @@ from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.param_init import skip_param_init
 from torchtitan.models.qwen3_5 import (
     _EMBEDDING_INIT,
+    GatedDeltaNet,
     MRoPE,
     Qwen35Model,
     _build_qwen35_moe_layers,
@@ -29,7 +30,7 @@ from torchtitan.protocols.model import BaseModel, ModelConfigConverter
 
 from ... import bootstrap
 from ...attention import DocumentAttention, DocumentLayout
-from ..family import Family
+from ..family import Family, refuse_unsupported
 from .adapter import TextStateDictAdapter
 from .delta_net import DocumentDeltaKernel, DocumentDeltaNet
 
@@ -66,6 +67,10 @@ class DocumentDeltaConverter(ModelConfigConverter):
 
 def model_config(config: Mapping[str, Any]) -> BaseModel.Config:
     """torchtitan's config of a `qwen3_5_moe_text` config.json."""
+    kinds = list(config["layer_types"])
+    every = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds)
+    regular = ["linear_attention" if number % every else "full_attention" for number in range(1, len(kinds) + 1)]
+    refuse_unsupported(config, layer_types=regular)
     width, vocabulary, head_dim = config["hidden_size"], config["vocab_size"], config["head_dim"]
     rope, tied = config["rope_parameters"], config["tie_word_embeddings"]
     rotary_dim = round(head_dim * rope["partial_rotary_factor"])
@@ -97,7 +102,7 @@ def model_config(config: Mapping[str, Any]) -> BaseModel.Config:
             n_value_heads=config["linear_num_value_heads"],
             key_head_dim=config["linear_key_head_dim"],
             value_head_dim=config["linear_value_head_dim"],
-            full_attention_interval=list(config["layer_types"]).index("full_attention") + 1,
+            full_attention_interval=every,
             attn_backend="flex",
             moe_comm_backend="standard",
         ),
@@ -106,9 +111,18 @@ def model_config(config: Mapping[str, Any]) -> BaseModel.Config:
     for layer in model.layers:
         if layer.attention is not None:
             layer.attention.inner_attention = DocumentAttention.Config()
+        if layer.delta_net is not None:
+            _set_taps(layer.delta_net, config["linear_conv_kernel_dim"])
         # torchtitan's balancing bias has no Hugging Face name: it would be dropped on export and the routing with it.
         layer.moe.load_balance_coeff = None
     return DocumentDeltaConverter.Config().build().convert(model) if bootstrap.ON_CPU else model
+
+
+def _set_taps(delta_net: GatedDeltaNet.Config, taps: int) -> None:
+    """torchtitan's builder of layers knows only convolutions over four positions."""
+    delta_net.conv_kernel_size = taps
+    for conv in (delta_net.conv_q, delta_net.conv_k, delta_net.conv_v):
+        conv.kernel_size = taps
 
 
 def _never_built(width: int) -> Any:

@@ -1,6 +1,9 @@
 """torchtitan's model computes what transformers computes, packed or alone, and hands its weights back under transformers' names."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,8 @@ LENGTHS = (5, 17, 1, 9)
 HYBRID = HybridShape(
     full_attention_every=2, key_heads=1, value_heads=2, key_head_dim=32, value_head_dim=32, rotary_dim=8, shared_expert_hidden=16
 )
-SHAPES = {"untied": (False, None), "tied": (True, None), "hybrid": (False, HYBRID), "tied hybrid": (True, HYBRID)}
+SHORT = dataclasses.replace(HYBRID, full_attention_every=4, conv_kernel=3)
+SHAPES = {"untied": (False, None), "tied": (True, None), "hybrid": (False, HYBRID), "tied hybrid": (True, SHORT)}
 
 
 def _shape(tied: bool, hybrid: HybridShape | None) -> ModelShape:
@@ -33,8 +37,10 @@ def _shape(tied: bool, hybrid: HybridShape | None) -> ModelShape:
 @pytest.fixture(scope="module", params=SHAPES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in Hugging Face form, as the import job writes it."""
-    path = tmp_path_factory.mktemp("model")
-    shape = _shape(*SHAPES[request.param])
+    return _write(tmp_path_factory.mktemp("model"), _shape(*SHAPES[request.param]))
+
+
+def _write(path: Path, shape: ModelShape) -> Path:
     family = "qwen3_moe" if shape.hybrid is None else "qwen3_5_moe"
     tokenizer = load_tokenizer(Model(family=family, checkpoint="random", tokenizer="builtin:bytes", shape=shape))
     write_random_model(path, shape, tokenizer, seed=5)
@@ -107,4 +113,27 @@ def test_what_is_trained_comes_back_through_the_folders_own_names(folder: Path, 
 def test_a_family_that_is_not_trained_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="'llama' cannot be trained"):
+        model_spec(tmp_path, experts_format="float32")
+
+
+UNSUPPORTED = {
+    "longer context": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "partial_rotary_factor": 0.25}},
+    "another activation": {"hidden_act": "gelu"},
+    "another epsilon": {"rms_norm_eps": 1e-5},
+}
+
+
+@pytest.mark.parametrize("change", UNSUPPORTED.values(), ids=list(UNSUPPORTED))
+def test_a_model_that_would_load_and_mean_something_else_is_refused(folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match="cannot be trained"):
+        model_spec(tmp_path, experts_format="float32")
+
+
+def test_layers_in_an_irregular_order_are_refused(tmp_path: Path) -> None:
+    config = json.loads((_write(tmp_path, _shape(False, HYBRID)) / "config.json").read_text())
+    kinds = ["full_attention", "linear_attention", "linear_attention", "full_attention"]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": kinds}))
+    with pytest.raises(UserError, match="layer_types"):
         model_spec(tmp_path, experts_format="float32")
