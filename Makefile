@@ -8,12 +8,16 @@ BIN := $(VENV)/bin
 RECIPE ?= recipes/agents_a1_tiny.yaml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run test test-wheel lint bench clean
+NEWEST := .venv-newest
+NEWEST_TORCH := 2.15.0
+
+.PHONY: help run test test-wheel test-newest lint bench clean
 
 help:
 	@echo "make run         set up, then train $(RECIPE) through its three stages"
 	@echo "make test        set up, then run the linters, the type checker and all tests"
 	@echo "make test-wheel  build the wheel and test it in an empty environment"
+	@echo "make test-newest try the layouts on torch $(NEWEST_TORCH), in an environment of its own (6 GB)"
 	@echo "make bench       run the benchmarks"
 	@echo "make clean       remove the environment and build leftovers (runs are kept)"
 
@@ -38,6 +42,17 @@ test-wheel: $(VENV)/.installed-dev
 	@echo "wheel: build it, install it into an empty environment and use it from there"
 	@bash tests/wheel.sh $(BIN)/python
 
+test-newest: $(NEWEST)/.installed
+	@echo "newest: every layout on torch $(NEWEST_TORCH) with torchtitan's default backend, and two pipeline stages"
+	@$(NEWEST)/bin/pytest tests/newest tests/end_to_end/test_parity.py
+
+$(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
+	@echo "newest: installing torch $(NEWEST_TORCH) beside the pinned dependencies (6 GB, a few minutes)"
+	@$(PYTHON) -m venv $(NEWEST)
+	@sed 's/^torch==.*/torch==$(NEWEST_TORCH)/' constraints.txt > $(NEWEST)/constraints.txt
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[dev]'
+	@touch $@
+
 $(VENV)/bin/python:
 	@echo "setup: creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." && exit 1)
@@ -54,4 +69,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(NEWEST) build dist *.egg-info
