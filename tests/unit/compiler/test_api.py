@@ -46,7 +46,7 @@ def test_the_example_of_the_page_runs_without_torch(folder: Path) -> None:
     for words in (
         "0.004 ['search', 'tools']",
         "numerics student.sft.learning_rate 0.004 -> 0.01",
-        "E0201",
+        "E0210",
         "search is taught by searcher",
     ):
         assert words in done.stdout
