@@ -127,22 +127,30 @@ def _job_origins(compilation: Compilation, job: Job, spec: Mapping[Path, Origin]
         from_spec(("settings", *path), value, *_settings_sources(compilation, job, path), otherwise=unread)
     found |= {("settings", name): f"lower: what `{job.id}` is" for name in ("stage_type", "subject") if name in job.settings}
     found[("seed",)] = "lower: sha256 of the spec's `seed` and the job's id"
+    like = "sft" if job.id == "sft_continued" else job.id  # the control is placed as SFT is
     for name, role in job.roles.items():
         for path, value in leaves(to_json(role)):
             here = ("roles", name, *path)
-            decision = compilation.decisions.get(("jobs", job.id, *here))
+            decision = compilation.decisions.get(("jobs", like, *here))
             if decision is not None:
                 found[here] = f"{decision.by}: {decision.reason}"
             elif path[0] in ("devices", "mesh"):
-                asked = ("placement", "sft" if job.id == "sft_continued" else job.kind, name)
                 field_name = MESH_NAMES.get(str(path[-1]), str(path[-1]))
-                from_spec(here, value, (*asked, field_name), otherwise="place: what the spec leaves open")
+                asked = ("placement", "sft" if like == "sft" else job.kind, name, field_name)
+                from_spec(here, value, asked, otherwise=_unplaced(job, path))
             else:
                 found[here] = "lower: from the devices and the accelerator"
     for one in job.titan:
         source = TITAN.get(one.path, "lower: torchtitan 0.3.0 needs it")
         found[("titan", one.path)] = source if isinstance(source, str) else found.get(source, "lower")
     yield from found.items()
+
+
+def _unplaced(job: Job, path: Path) -> str:
+    """Why a role has devices or a degree that `placement` does not say."""
+    if job.roles["trainer"].mesh is None:
+        return "lower: it trains nothing, and shares the devices of SFT"
+    return "place: every device of the cluster, as `placement` names none" if path[-1] == "devices" else "default"
 
 
 def _settings_sources(compilation: Compilation, job: Job, path: Path) -> tuple[Path, ...]:
