@@ -8,12 +8,14 @@ For every step:
   5. publish all of it in the ledger, and read it back;
   6. loss = reverse KL on that support, both sides renormalised on it: mean over a sample's written tokens, then over a domain's
      samples, then over the active domains, counted over the whole global batch.
-Coverage, the student's mass on the support, is watched: nothing in the loss pushes mass back into it.
+The loss reads hidden states and the support's rows of the output head; no logits of the whole vocabulary are computed for it.
+Coverage, the student's mass on the support, is watched at a sample of the tokens: nothing in the loss pushes mass back into it.
 What it does not do: use rewards (they are only reported), importance weights, temperatures or clipping, or train on old rollouts.
 
 Source: Agents-A1 (arXiv 2606.30616), knowledge-action section.
 
-Shapes: N positions with a weight, V vocabulary, D domains, T tokens of one sample, W tokens it wrote, K tokens of the support.
+Shapes: N positions with a weight, M of them watched, V vocabulary, H hidden width, D domains, T tokens of one sample, W tokens it
+wrote, K tokens of the support.
 """
 
 import logging
@@ -30,15 +32,16 @@ from ..data.tokenizers import load_tokenizer_folder, require_same_tokenizer
 from ..engines.protocol import Engine
 from ..jobs import JobContext
 from ..ledger import LedgerSample
-from ..losses import distill as loss
+from ..losses import subset
 from ..losses.weights import sample_domain_weights
 from ..rollouts import RolloutRequest, Trajectory
-from .on_policy import Actors, OnPolicyBatches, predicts_written, rollout_metrics, spread_over_written
+from .on_policy import Actors, OnPolicyBatches, derived_seed, predicts_written, rollout_metrics, spread_over_written
 from .training import train
 
 if TYPE_CHECKING:
     from ..trainer.trainer import PolymathTrainer, TrainedTokens
 
+ROUNDING_OF_LOGPROBS = 1e-3  # a probability of 1 may come out a little above it
 COVERAGE_BINS = 2000  # quantiles of a sum over ranks come from a histogram; a bin is 0.0005 wide
 
 logger = logging.getLogger(__name__)
@@ -76,7 +79,9 @@ class DistillStage:
         samples = self._batches.batch(due, version=due, oldest_version=due, requests=self._requests(due), score=self._score)
         self._metrics = rollout_metrics(samples)
         self._active = len({sample.domain for sample in samples if sample.num_written})
-        return self._batches.pack(distill_documents(samples, self._domains), self.settings.sequence_tokens)
+        written = [sample.num_written for sample in samples]
+        watched = watched_tokens(written, self.settings.loss.coverage_positions, derived_seed("coverage", step))
+        return self._batches.pack(distill_documents(samples, self._domains, watched), self.settings.sequence_tokens)
 
     def _requests(self, index: int) -> list[RolloutRequest]:
         per_domain = self.settings.prompts_per_step.per_domain
@@ -93,6 +98,7 @@ class DistillStage:
             routed = [number for number, one in enumerate(trajectories) if self._routing[one.domain] == name]
             supports = teacher.score_top_k([trajectories[number].ids for number in routed], self.settings.loss.support.top_k)
             for number, support in zip(routed, supports, strict=True):
+                require_sound_support(name, support.ids_TK, support.logprobs_TK)
                 mask_T = predicts_written(trajectories[number].written)
                 scores[number] = {
                     "teacher": name,
@@ -101,17 +107,20 @@ class DistillStage:
                 }
         return scores
 
-    def token_loss(self, logits_NV: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
+    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
         """Reverse KL of each written token on its teacher's support."""
-        terms = loss.token_loss(logits_NV, tokens.extras["support_ids"], tokens.extras["support_logprobs"])
-        domain_N = tokens.extras["domain"]
+        support_ids_NK, domain_N, watched_N = (tokens.extras[name] for name in ("support_ids", "domain", "watched"))
+        loss_N = subset.token_loss(hidden_NH, head_VH, support_ids_NK, tokens.extras["support_logprobs"])
+        coverage_M = subset.coverage(hidden_NH[watched_N], head_VH, support_ids_NK[watched_N])
+        domain_M = domain_N[watched_N]
         per_domain_D = torch.zeros(len(self._domains), device=domain_N.device)
-        bins_N = (terms.coverage_N.clamp(0, 1) * COVERAGE_BINS).long().clamp(max=COVERAGE_BINS - 1)
-        return terms.loss_N, {
-            "coverage_histogram": torch.bincount(bins_N, minlength=COVERAGE_BINS),
-            "coverage": per_domain_D.index_add(0, domain_N, terms.coverage_N),
+        bins_M = (coverage_M.clamp(0, 1) * COVERAGE_BINS).long().clamp(max=COVERAGE_BINS - 1)
+        return loss_N, {
+            "coverage_histogram": torch.bincount(bins_M, minlength=COVERAGE_BINS),
+            "coverage": per_domain_D.index_add(0, domain_M, coverage_M),
+            "watched": torch.bincount(domain_M, minlength=len(self._domains)),
             "tokens": torch.bincount(domain_N, minlength=len(self._domains)),
-            "loss": per_domain_D.index_add(0, domain_N, (tokens.weight_N * terms.loss_N).detach()),
+            "loss": per_domain_D.index_add(0, domain_N, (tokens.weight_N * loss_N).detach()),
         }
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
@@ -124,10 +133,10 @@ class DistillStage:
             return self._metrics
         metrics = {**self._metrics, **coverage_metrics(sums["coverage_histogram"], sums["coverage"].sum())}
         for place, domain in enumerate(self._domains):
-            tokens = sums["tokens"][place].item()
-            if tokens:
+            if sums["tokens"][place]:
                 metrics[f"kl.{domain}"] = sums["loss"][place].item() * self._active  # undoes the mean over active domains
-                metrics[f"coverage_mean.{domain}"] = sums["coverage"][place].item() / tokens
+            if watched := sums["watched"][place].item():
+                metrics[f"coverage_mean.{domain}"] = sums["coverage"][place].item() / watched
         alarm = self.settings.alarms.coverage_p05
         if alarm is not None:
             is_low = metrics["coverage_p05"] < alarm.below
@@ -142,24 +151,56 @@ class DistillStage:
         return {"steps": self.steps, **self._batches.totals(self.steps)}
 
 
-def distill_documents(samples: Sequence[LedgerSample], domains: Sequence[str]) -> list[Document]:
-    """One document per sample, weighted by sample and domain over the whole batch."""
+def watched_tokens(written: Sequence[int], most: int, seed: int) -> list[Tensor]:
+    """bool [W] per sample: whose coverage is measured. All of them, or `most` drawn from the whole batch without replacement.
+
+    Args:
+        written: tokens that the student wrote, per sample.
+    """
+    total = sum(written)
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
+    return list(torch.zeros(total, dtype=torch.bool).index_fill(0, chosen, True).split(list(written)))
+
+
+def require_sound_support(teacher: str, ids_TK: Tensor, logprobs_TK: Tensor) -> None:
+    """Refuse what a teacher's engine must never say, before it is published in the ledger.
+
+    Raises:
+        UserError: an id occurs twice in one support, or a log-probability is not a finite number of at most 0.
+    """
+    ascending_TK = ids_TK.sort(dim=-1).values
+    if (ascending_TK[:, 1:] == ascending_TK[:, :-1]).any():
+        problem = "named one token twice in a support"
+    elif not (logprobs_TK.isfinite() & (logprobs_TK <= ROUNDING_OF_LOGPROBS)).all():
+        problem = "gave a log-probability that is not a finite number of at most 0"
+    else:
+        return
+    raise UserError(
+        f"the engine of teacher `{teacher}` {problem}; nothing of this batch was trained on",
+        exit_code=ExitCode.FAILED,
+        fix="check the teacher's weights for NaN and its engine's version; launch again to roll the batch out anew",
+    )
+
+
+def distill_documents(samples: Sequence[LedgerSample], domains: Sequence[str], watched: Sequence[Tensor]) -> list[Document]:
+    """One document per sample, weighted by sample and domain over the whole batch; of `watched` tokens coverage is measured."""
     weights = sample_domain_weights([sample.num_written for sample in samples], [sample.domain for sample in samples])
     documents = []
-    for sample, weight in zip(samples, weights, strict=True):
+    for sample, weight, watched_W in zip(samples, weights, watched, strict=True):
         assert sample.support_ids_WK is not None and sample.support_logprobs_WK is not None
         mask_T = predicts_written(sample.written)
         extras = {
             "support_ids": spread_over_written(sample.support_ids_WK, mask_T),
             "support_logprobs": spread_over_written(sample.support_logprobs_WK, mask_T),
             "domain": torch.full((len(mask_T),), domains.index(sample.domain)),
+            "watched": spread_over_written(watched_W, mask_T),
         }
         documents.append(Document(ids=sample.ids, written=sample.written, weight_T=mask_T * weight, extras=extras))
     return documents
 
 
 def coverage_metrics(histogram: Tensor, total: Tensor) -> dict[str, float]:
-    """Mean and 5 % quantile of coverage over all trained tokens; 1 where there are none."""
+    """Mean and 5 % quantile of coverage over all watched tokens; 1 where there are none."""
     count = histogram.sum().item()
     if not count:
         return {"coverage_mean": 1.0, "coverage_p05": 1.0}

@@ -15,6 +15,7 @@ from ...specs.diagnostics import ExitCode, UserError
 from ...te_kernels.converter import ExpertsConverter
 from . import bootstrap
 from .attention import document_layout
+from .head import HeadConverter
 from .models.family import Family
 
 MODEL_TYPES = ("qwen3_moe", "qwen3_5_moe_text")  # of a config.json; the import job makes the second of a `qwen3_5_moe`
@@ -40,6 +41,9 @@ def model_spec(model_folder: Path, *, experts_format: Literal["float32", "bfloat
     """The torchtitan model of a Hugging Face folder, to be sharded by torchtitan and filled from the folder's safetensors."""
     config = json.loads((model_folder / "config.json").read_text())
     family = family_of(config["model_type"])
+    model = family.model_config(config)
+    for converter in (ExpertsConverter.Config(format=experts_format), HeadConverter.Config()):
+        model = converter.build().convert(model)
 
     def parallelize(model: torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
         """torchtitan's own. gloo has no pre-multiplied sum; the divide factor is 1, so a plain sum is the same."""
@@ -53,7 +57,7 @@ def model_spec(model_folder: Path, *, experts_format: Literal["float32", "bfloat
     return ModelSpec(
         name=config["model_type"],
         flavor=model_folder.name,
-        model=ExpertsConverter.Config(format=experts_format).build().convert(family.model_config(config)),
+        model=model,
         parallelize_fn=parallelize,
         pipelining_fn=pipeline_llm,
         post_optimizer_build_fn=None,

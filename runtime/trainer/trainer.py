@@ -4,13 +4,14 @@ What it does: takes the stage's global batch, gives this rank its rows, and mini
 weights sum to 1 over the global batch and torchtitan's gradient divide factor is 1, so every layout minimises the same number.
 What it does not do: choose data, weights or losses; the stages do.
 
-Shapes: B rows, L positions, N positions with a weight, V vocabulary.
+Shapes: B rows, L positions, N positions with a weight, V vocabulary, H hidden width.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed
@@ -20,6 +21,7 @@ from torchtitan.components.loss import BaseLoss
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.trainer import Trainer
 
+from ...specs.diagnostics import ExitCode, UserError
 from ..data.batch import PackedBatch, slice_rows
 from ..jobs import Interrupted, JobContext
 from .metrics import StepMetrics
@@ -36,7 +38,7 @@ class TrainedTokens:
 
 
 class Stage(Protocol):
-    """What a training stage gives the trainer."""
+    """What a training stage gives the trainer, and one of `LogitsLoss` and `HiddenStatesLoss`."""
 
     steps: int  # optimizer steps in all
 
@@ -47,12 +49,25 @@ class Stage(Protocol):
         """
         ...
 
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What the step's line in metrics.jsonl says, from the summed tensors."""
+        ...
+
+
+class LogitsLoss(Protocol):
+    """A stage whose loss reads logits."""
+
     def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
         """float32 [N] losses (weights not applied) and tensors of any shape that are summed over micro-batches and ranks."""
         ...
 
-    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """What the step's line in metrics.jsonl says, from the summed tensors."""
+
+@runtime_checkable
+class HiddenStatesLoss(Protocol):
+    """A stage whose loss reads hidden states and the output head; no logits are computed for it."""
+
+    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `LogitsLoss.token_loss`. Even where N is 0 the losses must reach both tensors: ranks reduce gradients together."""
         ...
 
 
@@ -65,19 +80,29 @@ class StageLoss(BaseLoss):
 
     def __init__(self, config: Config, *, compile_config: Any = None) -> None:
         self.config = config
-        self.stage: Stage | None = None
+        self._stage: Any = None
+        self._head: torch.nn.Module | None = None
+
+    def attach(self, stage: Any, model: torch.nn.Module) -> None:
+        """Take the loss from this stage, and give it what it reads of this model."""
+        self._stage = stage
+        reads_hidden_states = isinstance(stage, HiddenStatesLoss)
+        self._head = model.lm_head if reads_hidden_states else None
+        model._skip_lm_head = reads_hidden_states
 
     def __call__(
         self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, *, micro: PackedBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.stage is not None
         trained_BL = micro.loss_weight_BL != 0
         tokens = TrainedTokens(
             labels_N=labels[trained_BL],
             weight_N=micro.loss_weight_BL[trained_BL],
             extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
         )
-        loss_N, sums = self.stage.token_loss(pred[trained_BL], tokens)
+        if self._head is None:
+            loss_N, sums = self._stage.token_loss(pred[trained_BL], tokens)
+        else:
+            loss_N, sums = self._head(pred[trained_BL], loss=partial(self._stage.hidden_loss, tokens=tokens))
         return (loss_N * tokens.weight_N).sum(), sums
 
 
@@ -138,9 +163,16 @@ class PolymathTrainer(Trainer):
 
         Raises:
             Interrupted: a stop was asked for; a checkpoint of the current step is published.
+            UserError: the stage reads hidden states, and the output head is split over tensor-parallel ranks.
         """
+        if isinstance(stage, HiddenStatesLoss) and self.parallel_dims.tp_enabled:
+            raise UserError(
+                "distillation needs every row of the output head on one rank, and tensor parallelism splits the vocabulary",
+                exit_code=ExitCode.UNFIT,
+                fix="set `placement.distill.trainer.tensor` to 1; the weights are still sharded over `fsdp`",
+            )
         self.stage, self.context = stage, context
-        self.loss_fn.stage = stage
+        self.loss_fn.attach(stage, self.model_parts[0])
         self._sums: dict[str, Tensor] = {}
         self.metrics_processor.stage_metrics = self._reduced_metrics
         self.metrics_processor.total_steps = stage.steps

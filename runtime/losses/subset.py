@@ -1,0 +1,181 @@
+"""Salient vocabulary alignment from hidden states: the loss of `distill.py` without the logits of a whole vocabulary.
+
+What it does: the loss needs a token's logits on its support only, so it multiplies the hidden state by those rows of the head
+and by no others. The product and both gradients are sparse matrix products, none of which copies a row of the head per token:
+
+    logits_NK = hidden_NH . head_VH[support]       sampled dense-dense product (gathered in chunks on CUDA)
+    d hidden  = w_NK x head_VH[support]            weighted bags of head rows, one bag per token
+    d head    = w_NK' x hidden_NH                  weighted bags of hidden states, one bag per id, ids sorted
+
+with `w = d loss * P (log P/Q - KL)`. Every row of the head's gradient is summed in one go and written once.
+What it does not do: differentiate twice; touch a row of the head outside all supports (a NaN there changes nothing).
+
+The head's gradient is one dense [V, H] tensor, because sharding reduces it as such. On a CPU its memory comes zeroed from the
+kernel, page by page as rows are written, so that rows in no support cost nothing here.
+
+Shapes: N tokens, H hidden width, V vocabulary, K tokens of the support, U ids that are in some support, M watched tokens.
+"""
+
+import mmap
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # used within functions only
+
+CHUNK_BYTES = 4 << 20  # of whatever is computed piece by piece; larger than this was slower on a CPU, smaller as well
+CUDA_CHUNK_BYTES = 256 << 20
+
+
+def token_loss(hidden_NH: Tensor, head_VH: Tensor, support_ids_NK: Tensor, support_logprobs_NK: Tensor) -> Tensor:
+    """Reverse KL(P || Q) on the support, in nats; value and gradients are those of `distill.token_loss(hidden . head', ...)`.
+
+    Args:
+        hidden_NH: float32 or bfloat16 (float64 in tests), in the head's dtype.
+        head_VH: the output head.
+        support_ids_NK: int64, the teacher's most likely valid ids. A repeated id counts as often as it is there.
+        support_logprobs_NK: the teacher's log-probabilities of them; any offset per row cancels.
+
+    Returns:
+        loss_N, float32 whatever the inputs (float64 if they are); at least 0 up to rounding.
+    """
+    return _SubsetReverseKl.apply(hidden_NH, head_VH, support_ids_NK, support_logprobs_NK)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def coverage(hidden_MH: Tensor, head_VH: Tensor, support_ids_MK: Tensor) -> Tensor:
+    """The student's probability of the support, float32 [M]. It needs every logit: watch a sample of the tokens.
+
+    The head is read once, some rows at a time, with a running log-sum-exp: nothing of size [M, V] is built.
+    """
+    support_MK = _support_logits(hidden_MH, head_VH, support_ids_MK)
+    total_M = support_MK.new_full((len(support_MK),), -torch.inf)
+    for rows_vH in head_VH.split(_num_per_chunk(head_VH, len(hidden_MH) * support_MK.element_size())):
+        total_M = torch.logaddexp(total_M, (hidden_MH @ rows_vH.T).to(support_MK.dtype).logsumexp(dim=-1))
+    return (support_MK.logsumexp(dim=-1) - total_M).exp()
+
+
+class _SubsetReverseKl(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor, teacher_logprobs_NK: Tensor) -> Tensor:
+        student_NK = _support_logits(hidden_NH, head_VH, ids_NK).log_softmax(dim=-1)
+        teacher_NK = teacher_logprobs_NK.to(student_NK.dtype).log_softmax(dim=-1)
+        # Where the student has probability 0 the term is 0 (its limit); -inf - -inf or 0 * -inf would be NaN.
+        possible_NK = student_NK.isfinite()
+        gap_NK = student_NK.masked_fill(~possible_NK, 0.0).sub_(teacher_NK.masked_fill_(~possible_NK, 0.0))
+        student_NK.exp_()
+        loss_N = (student_NK * gap_NK).sum(dim=-1)
+        slope_NK = gap_NK.sub_(loss_N.unsqueeze(1)).mul_(student_NK)
+        ctx.save_for_backward(hidden_NH, head_VH, ids_NK, slope_NK)
+        return loss_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_NH, head_VH, ids_NK, slope_NK = ctx.saved_tensors
+        weight_NK = (slope_NK * grad_outputs[0].unsqueeze(1)).to(hidden_NH.dtype)
+        needs_hidden, needs_head, *_ = ctx.needs_input_grad
+        return (
+            _hidden_gradient(head_VH, ids_NK, weight_NK) if needs_hidden else None,
+            _head_gradient(hidden_NH, head_VH, ids_NK, weight_NK) if needs_head else None,
+            None,
+            None,
+        )
+
+
+def _support_logits(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
+    """`hidden_NH . head_VH[ids_NK]`, in float32 or better."""
+    if not ids_NK.numel():
+        return ids_NK.to(torch.promote_types(hidden_NH.dtype, torch.float32))
+    if hidden_NH.is_cuda:
+        return _logits_of_gathered_rows(hidden_NH, head_VH, ids_NK)
+    if hidden_NH.dtype == torch.bfloat16:
+        return _logits_by_id(hidden_NH, head_VH, ids_NK)
+    starts = torch.arange(0, ids_NK.numel() + 1, ids_NK.shape[1])
+    return _sampled_product(starts, ids_NK.reshape(-1), hidden_NH, head_VH).view_as(ids_NK)
+
+
+def _logits_by_id(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
+    """In float32 from bfloat16, which the sampled product does not know: a row is converted once for all of its tokens."""
+    logits_NK = torch.empty(ids_NK.shape)
+    hidden_NH = hidden_NH.float()
+    for place in _places_of_ids(ids_NK, _num_per_chunk(head_VH, head_VH.shape[1] * 4)):
+        rows_uH = head_VH[place.ids_u].float()
+        logits_NK.view(-1)[place.places] = _sampled_product(place.starts_u, place.tokens, rows_uH, hidden_NH)
+    return logits_NK
+
+
+def _logits_of_gathered_rows(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
+    """In float32 or better by a batched product, some tokens at a time."""
+    dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
+    num_tokens = _num_per_chunk(head_VH, ids_NK.shape[1] * head_VH.shape[1] * dtype.itemsize)
+    pieces = zip(hidden_NH.split(num_tokens), ids_NK.split(num_tokens), strict=True)
+    return torch.cat([torch.bmm(head_VH[ids].to(dtype), hidden.to(dtype).unsqueeze(-1)).squeeze(-1) for hidden, ids in pieces])
+
+
+def _sampled_product(starts: Tensor, columns: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The entries of `left @ right.T` in compressed rows: row i at `columns[starts[i] : starts[i + 1]]`. Nothing is gathered."""
+    shape = (len(left), len(right))
+    pattern = torch.sparse_csr_tensor(starts, columns, left.new_zeros(len(columns)), shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0).values()
+
+
+def _hidden_gradient(head_VH: Tensor, ids_NK: Tensor, weight_NK: Tensor) -> Tensor:
+    if not ids_NK.numel():
+        return head_VH.new_zeros(len(ids_NK), head_VH.shape[1])
+    return F.embedding_bag(ids_NK, head_VH, per_sample_weights=weight_NK, mode="sum")
+
+
+def _head_gradient(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor, weight_NK: Tensor) -> Tensor:
+    gradient_VH = _zeros_like(head_VH)
+    for place in _places_of_ids(ids_NK, _num_per_chunk(head_VH, head_VH.shape[1] * head_VH.element_size())):
+        weights = weight_NK.view(-1)[place.places]
+        bags_u = place.starts_u[:-1]
+        gradient_VH[place.ids_u] = F.embedding_bag(place.tokens, hidden_NH, bags_u, per_sample_weights=weights, mode="sum")
+    return gradient_VH
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Places:
+    """Where some ids occur in the supports; id i at `starts_u[i]` to `starts_u[i + 1]` of the others. int32: half the memory."""
+
+    ids_u: Tensor  # int64
+    starts_u: Tensor  # one more than ids
+    tokens: Tensor  # of N
+    places: Tensor  # of N * K
+
+
+def _places_of_ids(ids_NK: Tensor, num_ids: int) -> Iterator[_Places]:
+    """All ids in ascending order, some at a time."""
+    ids, places = ids_NK.reshape(-1).int().sort()
+    places = places.int()
+    tokens = places // max(1, ids_NK.shape[1])
+    ids_U, counts_U = torch.unique_consecutive(ids, return_counts=True)
+    del ids
+    starts = F.pad(counts_U.cumsum(0), (1, 0)).int()
+    for first in range(0, len(ids_U), num_ids):
+        starts_u = starts[first : first + num_ids + 1]
+        inside = slice(int(starts_u[0]), int(starts_u[-1]))
+        yield _Places(
+            ids_u=ids_U[first : first + num_ids].long(),
+            starts_u=starts_u - starts_u[0],
+            tokens=tokens[inside],
+            places=places[inside],
+        )
+
+
+def _zeros_like(head_VH: Tensor) -> Tensor:
+    if head_VH.device.type != "cpu" or not head_VH.numel():
+        return torch.zeros_like(head_VH)
+    memory = mmap.mmap(-1, head_VH.numel() * head_VH.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=head_VH.dtype).view_as(head_VH)
+
+
+def _num_per_chunk(head_VH: Tensor, bytes_each: int) -> int:
+    return max(1, (CUDA_CHUNK_BYTES if head_VH.is_cuda else CHUNK_BYTES) // max(1, bytes_each))
