@@ -167,9 +167,9 @@ def _settings(request: Request, placement: TrainerPlacement, degrees: Degrees) -
 
 
 def _loss_chunks(request: Request, mesh: Mesh) -> int:
-    """1 where the logits of all positions fit; else as many as leave few positions at once, which costs little time."""
+    """1 where the logits of all positions fit, or there are none; else as many as leave few positions at once: that is cheap."""
     limit, tokens = request.memory_limit, mesh.micro_batch * request.sequence_tokens // mesh.context
-    if request.model is None or limit is None or bytes_of(request, mesh) <= limit:
+    if request.model is None or limit is None or request.top_k or bytes_of(request, mesh) <= limit:
         return 1
     chunks = 1
     while tokens // chunks > HEAD_TOKENS and request.sequence_tokens % (2 * chunks) == 0:

@@ -101,12 +101,12 @@ def saved_by_layers(model: Dimensions, formats: Formats, degrees: Degrees) -> fl
 
 @cache
 def cast_experts(model: Dimensions, formats: Formats, degrees: Degrees) -> int:
-    """Numbers in the copies that bfloat16 experts keep of float32 weights, where the compute format is float32; without FSDP's
-    cast they live until the backward pass, unless checkpointing drops them."""
+    """Bytes of the copy that bfloat16 experts make of one layer's float32 weights, where the compute format is float32 and so FSDP
+    casts nothing. It lives until the layer's backward pass."""
     if formats.compute != FLOAT or formats.experts == FLOAT:
         return 0
-    one = 3 * model.experts * model.hidden * model.expert_hidden // (degrees.expert if degrees.expert > 1 else degrees.tensor)
-    return one * (1 if formats.checkpointing != "none" else model.layers // degrees.pipeline)
+    split = degrees.expert if degrees.expert > 1 else degrees.tensor
+    return formats.experts * 3 * model.experts * model.hidden * model.expert_hidden // split
 
 
 @cache

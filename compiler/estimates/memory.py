@@ -8,7 +8,7 @@ from .degrees import Degrees
 from .parameters import gathered_layer, local_count, total
 from .quantity import Quantity
 
-SUPPORT_TENSORS = 8  # of the size of the support, in losses/distill.py and its backward pass
+PIECE_BYTES = {True: 256 << 20, False: 4 << 20}  # of losses/subset.py, on a GPU or not
 USABLE = 0.9  # share of a device's memory that tensors may fill; the rest is for the context, NCCL and fragmentation (ours)
 
 
@@ -21,7 +21,7 @@ class Load:
     formats: Formats
     trained_share: float = 1.0  # share of the positions with a loss
     head_tokens: int | None = None  # positions whose logits exist at once; None for all of a pass
-    top_k: int = 0  # of distillation's support, for which ids and scores are held
+    top_k: int = 0  # of distillation's support; its loss reads hidden states and rows of the head, and makes no logits
     embedded_copies: int = 0  # of the whole model that engines inside the trainer keep on every rank
 
 
@@ -118,7 +118,8 @@ def _activations(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -
     per_token = saved_by_layers(model, formats, degrees)
     in_flight = degrees.pipeline  # a stage of 1F1B holds as many micro-batches as there are stages behind it, at most
     last = (2 * FLOAT + formats.compute) * model.hidden
-    casts = 2 * cast_experts(model, formats, degrees)
+    layers = model.layers // degrees.pipeline if formats.checkpointing == "none" else 0
+    casts = layers * cast_experts(model, formats, degrees)
     return Quantity(
         name="activations",
         value=tokens * (per_token * in_flight + last) + casts,
@@ -137,31 +138,49 @@ _KEPT = {
 
 def _recomputed(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
     """While one layer is computed again, all that its backward pass reads is there; its gradients take as much again at most."""
-    again = 0.0 if load.formats.checkpointing == "none" else largest_layer(model, load.formats, degrees)
+    kept = load.formats.checkpointing == "none"
+    again = 0.0 if kept else largest_layer(model, load.formats, degrees)
+    casts = 0 if kept else cast_experts(model, load.formats, degrees)
     gradients = load.formats.compute * 4 * model.hidden
     return Quantity(
         name="one layer's backward pass",
-        value=tokens * (again + gradients),
+        value=tokens * (again + gradients) + casts,
         unit="bytes",
-        formula="T x (r + g): what one layer saves when it is computed again, and gradients of four tensors of the model's width",
-        inputs={"T": tokens, "r": again, "g": gradients},
+        formula="T x (r + g) + x: what one layer saves when it is computed again, gradients of four tensors of the model's width, "
+        "the experts' bfloat16 copies",
+        inputs={"T": tokens, "r": again, "g": gradients, "x": casts},
     )
 
 
 def _logits(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
-    """The head's output, and the loss's float32 copy and gradient of the positions that are trained; of distillation's support
-    the student's and the teacher's log-probabilities, their gap and their gradients."""
+    """The head's output, and the loss's float32 copy and gradient of the positions that are trained."""
+    if load.top_k:
+        return _without_logits(model, degrees, load, tokens)
     at_once = tokens if load.head_tokens is None else min(tokens, load.head_tokens)
     vocabulary = (model.vocabulary or 0) / degrees.tensor
     trained = at_once * load.trained_share
-    support = SUPPORT_TENSORS * FLOAT * load.top_k
     return Quantity(
         name="logits",
-        value=vocabulary * (2 * load.formats.compute * at_once + 2 * FLOAT * trained) + support * trained,
+        value=vocabulary * (2 * load.formats.compute * at_once + 2 * FLOAT * trained),
         unit="bytes",
-        formula="V x (2 c x S + 8 x N) + 32 k x N: logits of S positions and their gradient; of the N trained ones, both in "
-        "float32, and what the loss makes of k tokens",
-        inputs={"V": vocabulary, "c": load.formats.compute, "S": at_once, "N": trained, "k": load.top_k},
+        formula="V x (2 c x S + 8 x N): logits of S positions and their gradient; of the N trained ones, both in float32",
+        inputs={"V": vocabulary, "c": load.formats.compute, "S": at_once, "N": trained},
+    )
+
+
+def _without_logits(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
+    """Distillation (losses/subset.py): hidden states of the trained positions with their gradient, five values for
+    each of k tokens, pieces that are computed one by one, and the head's gradient, which is dense."""
+    trained, c = tokens * load.trained_share, load.formats.compute
+    head = c * (model.vocabulary or 0) * model.hidden / degrees.tensor
+    piece = PIECE_BYTES[load.formats.fused_norms]
+    return Quantity(
+        name="loss without logits",
+        value=trained * (2 * c * model.hidden + 5 * FLOAT * load.top_k) + piece + head,
+        unit="bytes",
+        formula="N x (2 c x D + 20 k) + g + h: hidden states of N positions, their k tokens, pieces of g bytes, the head's "
+        "gradient; no logits",
+        inputs={"N": trained, "c": c, "D": model.hidden, "k": load.top_k, "g": piece, "h": head},
     )
 
 

@@ -43,6 +43,7 @@ def place(compilation: Compilation) -> Compilation:
         compilation = compilation.with_mistakes(*found)
         if found:
             continue
+        told: set[tuple[str, Path]] = set()  # stages of a kind share their placement, and so its mistakes
         for stage in mine:
             request = request_of(compilation, spec, stage, facts)
             some = list(layouts(placement, request.model, on_gpu=request.on_gpu))
@@ -50,10 +51,11 @@ def place(compilation: Compilation) -> Compilation:
             if not ranked or not _fits(request, ranked[0]):
                 deeper = list(layouts(placement, request.model, on_gpu=request.on_gpu, deep=True))
                 ranked = _ranked(request, placement, deeper) or ranked
-            if not ranked:
-                compilation = compilation.with_mistakes(*_why_none(stage, request, placement, path, some))
-            elif not _fits(request, ranked[0]):
-                compilation = compilation.with_mistakes(_too_large(stage, request, placement, path, ranked[0]))
+            if not ranked or not _fits(request, ranked[0]):
+                found = [_too_large(stage, request, placement, path, ranked[0])] if ranked else []
+                found = found or list(_why_none(stage, request, placement, path, some))
+                compilation = compilation.with_mistakes(*(one for one in found if (one.code, one.path) not in told))
+                told |= {(one.code, one.path) for one in found}
             else:
                 meshes[stage.id] = ranked[0].mesh
                 runners_up[stage.id] = tuple(one for one in ranked[1 : RUNNERS_UP + 1] if _fits(request, one))
@@ -129,7 +131,9 @@ def _remember(
         if getattr(placement, field) == "auto":
             why = f"{mesh.micro_batch * request.sequence_tokens} tokens in one pass" if field == "micro_batch" else why
             compilation = compilation.decided((*at, field), getattr(mesh, field), by="place", reason=why)
-    why = "all logits of a row fit" if mesh.loss_chunks == 1 else "all logits of a row at once would not fit"
+    why = "the logits of a row fit, or the loss needs none"
+    if mesh.loss_chunks > 1:
+        why = "all logits of a row at once would not fit"
     return compilation.decided((*at, "loss_chunks"), mesh.loss_chunks, by="place", reason=why)
 
 
