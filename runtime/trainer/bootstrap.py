@@ -3,7 +3,8 @@
 torchtitan chooses its device when `torchtitan.tools.utils` is first imported and falls back to "cuda"; every other module copies
 the choice. On a machine without a GPU this module therefore sets the device first, gives `torch.cpu` the few calls of
 `torch.cuda` that torchtitan makes, and stands in for one leaf module that needs triton. On every machine it adds
-`torch.distributed.set_timeout` where torch 2.13 lacks it. No function of torchtitan is replaced.
+`torch.distributed.set_timeout` where torch 2.13 lacks it. No function of torchtitan is replaced; spmd_types, which torchtitan's
+default backend calls, is given an exchange that gloo can do in the place that it keeps for this.
 """
 
 import importlib.metadata
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 SUPPORTED_TORCHTITAN = "0.3.0"
 TRITON_LEAF = "torchtitan.distributed.minimal_async_ep.kernels"  # CUDA only; imported unconditionally by the dispatchers
@@ -54,6 +56,20 @@ class _CpuDeviceModule(types.ModuleType):
         """A CPU has none."""
 
 
+class _GlooDistributed(types.ModuleType):
+    """torch.distributed as spmd_types asks for it. gloo exchanges lists of equal sizes only, and single tensors of any."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.distributed, name)
+
+    def all_to_all(self, output_tensor_list: list[Tensor], input_tensor_list: list[Tensor], group: Any = None) -> None:
+        output_rows, input_rows = ([len(one) for one in some] for some in (output_tensor_list, input_tensor_list))
+        output = torch.cat(output_tensor_list)
+        torch.distributed.all_to_all_single(output, torch.cat(input_tensor_list), output_rows, input_rows, group=group)
+        for target, received in zip(output_tensor_list, output.split(output_rows), strict=True):
+            target.copy_(received)
+
+
 class _NeedsTriton(types.ModuleType):
     """Stands in for a module whose import needs triton; says so when it is used."""
 
@@ -82,10 +98,12 @@ def _prepare() -> None:
     if importlib.util.find_spec("triton") is None:
         sys.modules.setdefault(TRITON_LEAF, _NeedsTriton(TRITON_LEAF))
     if ON_CPU:
+        import spmd_types._dist
         import torchtitan.tools.utils as titan_utils
 
         titan_utils.device_type = "cpu"
         titan_utils.device_module = _CpuDeviceModule("torchtitan_cpu_device")
+        spmd_types._dist.set_dist(_GlooDistributed("spmd_types_over_gloo"))
 
 
 _prepare()

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.config import CommConfig, DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed import utils as titan_distributed
@@ -38,6 +39,9 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
     from `steps`.
     """
     start_folder = context.input_folder("model")
+    # The mesh of this process's last job is equal to ours, but FSDP2 wants the very same object (torch 2.15), and DTensor's caches
+    # would give it the older one.
+    _clear_sharding_prop_cache()
     torch.manual_seed(context.job.seed)
     config = base_config()
     config.model_spec = model_spec(start_folder, experts_format=context.setting("precision", Precision).experts.format)
