@@ -24,7 +24,7 @@ def brief(estimate: Estimate) -> Iterator[str]:
                 with_unit(job.memory.total, "bytes") if job.memory is not None else "",
                 with_unit(each, "seconds") if each is not None else "",
                 f"{job.steps.value:g}" if job.steps is not None else "",
-                f"{job.device_hours.value:,.1f}" if job.device_hours is not None else "",
+                _hours(job.device_hours) if job.device_hours is not None else "",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -34,9 +34,13 @@ def brief(estimate: Estimate) -> Iterator[str]:
     if side_by_side and len(estimate.waves) > 1:
         yield "in order: " + "; then ".join(", ".join(wave) for wave in estimate.waves)
     if estimate.seconds is not None and estimate.device_hours is not None:
-        yield f"in all {with_unit(estimate.seconds.value, 'seconds')}, {estimate.device_hours.value:,.1f} device-hours"
+        yield f"in all {with_unit(estimate.seconds.value, 'seconds')}, {_hours(estimate.device_hours)} device-hours"
     for note in estimate.notes:
         yield f"note: {note}"
+
+
+def _hours(hours: Quantity) -> str:
+    return f"{hours.value:,.0f}" if hours.value >= 100 else f"{hours.value:.2g}"
 
 
 def full(estimate: Estimate) -> Iterator[str]:
