@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from os.path import normpath
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,7 +145,7 @@ class Sources:
     @property
     def runs_folder(self) -> Path:
         """The folder of runs, absolute."""
-        return Path(self.spec_folder, self.runs)
+        return Path(normpath(Path(self.spec_folder, self.runs)))
 
 
 @cache
