@@ -1,0 +1,52 @@
+"""Loss and gradients of distillation from hidden states, on two threads. `subset_loss.py` measures memory and compares in pairs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("pytest_benchmark")
+
+from .subset_loss import THREADS, TRL_TOKENS_AT_MOST, WAYS, Problem, extra_bytes, problem
+
+CASES = {"512 x 256": (512, 256), "4096 x 1024": (4096, 1024)}
+SLOWEST_OF_PLAIN = 0.5  # ours takes less than this share of the plain way's time, noise of a busy machine included
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Problem:
+    tokens, width = CASES[request.param]
+    return problem(tokens=tokens, width=width, k=64, supports="alike", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_loss_and_gradients_from_hidden_states(benchmark: Any, case: Problem, way: str, request: pytest.FixtureRequest) -> None:
+    tokens = len(case.hidden_NH)
+    if way != "ours" and not request.config.getoption("benchmark_only"):
+        pytest.skip("others are timed by `make bench` only")
+    if way.startswith("trl"):
+        pytest.importorskip("trl")
+    if way in ("dense", "trl chunked", "trl gkd") and tokens > TRL_TOKENS_AT_MOST:
+        pytest.skip("logits of a whole vocabulary for so many tokens take minutes or more memory than there is")
+    benchmark.group = f"N={tokens} H={case.hidden_NH.shape[1]}"
+    benchmark.pedantic(WAYS[way], args=(case,), setup=case.forget_gradients, rounds=3, warmup_rounds=1)
+    benchmark.extra_info["floor_bytes"] = case.floor_bytes()
+
+
+def test_ours_takes_less_than_half_of_the_plain_ways_time_and_a_tenth_of_its_memory() -> None:
+    from .subset_loss import seconds
+
+    p = problem(tokens=512, width=256, k=64, supports="alike", dtype=torch.float32)
+    spent = seconds(["ours", "plain"], p, rounds=5)
+    assert min(spent["ours"]) < SLOWEST_OF_PLAIN * min(spent["plain"])
+    ours, plain = (extra_bytes(way, p)["peak"] for way in ("ours", "plain"))
+    assert ours < plain / 10
