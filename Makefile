@@ -27,7 +27,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	@echo "tests: all of them; one alone: $(BIN)/pytest tests/unit/... -k name"
-	@$(BIN)/pytest
+	@$(BIN)/pytest --benchmark-disable
 
 lint: $(VENV)/.installed-dev
 	@echo "lint: ruff check, ruff format, pyright"
