@@ -17,7 +17,7 @@ from .diagnostics import MOST_MISTAKES
 from .fields import FieldInfo, Identity, yaml_name
 from .hints import Path, field_fix, name_fix, number_fix, share_fix, show_path, suggest
 
-__all__ = ["MISSING", "Path", "Problem", "build", "from_json", "show_path", "suggest", "to_json"]
+__all__ = ["MISSING", "Path", "Problem", "build", "from_json", "kept", "show_path", "suggest", "to_json"]
 
 T = TypeVar("T")
 
@@ -40,19 +40,49 @@ class Problem:
     at_key: bool = False
 
 
-def to_json(value: Any, *, only: Collection[Identity] | None = None) -> Any:
-    """The plain data of a spec object, complete with defaults; `only` keeps the fields of these identity classes."""
+def to_json(value: Any) -> Any:
+    """The plain data of a spec object, complete with defaults."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            yaml_name(field) if "spec" in field.metadata else field.name: to_json(getattr(value, field.name), only=only)
+            yaml_name(field) if "spec" in field.metadata else field.name: to_json(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if only is None or "spec" not in field.metadata or field.metadata["spec"].identity in only
         }
     if isinstance(value, Mapping):
-        return {key: to_json(item, only=only) for key, item in cast(Mapping[str, Any], value).items()}
+        return {key: to_json(item) for key, item in cast(Mapping[str, Any], value).items()}
     if isinstance(value, (tuple, list)):
-        return [to_json(item, only=only) for item in cast(Sequence[Any], value)]
+        return [to_json(item) for item in cast(Sequence[Any], value)]
     return value
+
+
+def kept(kind: Any, data: Any, classes: Collection[Identity]) -> Any:
+    """Of the plain data of a type, as `to_json` writes it, what belongs to some identity classes."""
+    if not isinstance(data, (dict, list)):
+        return data
+    member = next((member for member in union_members(kind) if _holds(member, cast(Any, data))), Any)
+    if isinstance(data, list):
+        inner = get_args(member)[0] if get_args(member) else Any
+        return [kept(inner, item, classes) for item in cast(list[Any], data)]
+    values = cast(dict[str, Any], data)
+    if dataclasses.is_dataclass(member):
+        fields = fields_by_name(cast(type[Any], member))
+        return {
+            name: kept(fields[name][1], value, classes)
+            for name, value in values.items()
+            if "spec" not in fields[name][0].metadata or fields[name][0].metadata["spec"].identity in classes
+        }
+    inner = get_args(member)[1] if get_args(member) else Any
+    return {name: kept(inner, value, classes) for name, value in values.items()}
+
+
+def _holds(member: Any, data: dict[str, Any] | list[Any]) -> bool:
+    """Whether a member of a union is the type of a mapping or list that `to_json` wrote."""
+    if isinstance(data, list):
+        return get_origin(member) is tuple
+    if dataclasses.is_dataclass(member):
+        method = fields_by_name(cast(type[Any], member)).get("method")
+        return method is None or data.get("method") in get_args(method[1])
+    origin = get_origin(member)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def from_json(cls: type[T], data: Any) -> T:

@@ -5,7 +5,7 @@ from pathlib import Path as FilePath
 
 from ...specs.build import Path, Problem, suggest
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
-from ...specs.locations import is_url, local_path
+from ...specs.locations import is_url, local_path, near
 from ...specs.model import Distill, Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
 from ..compilation import Compilation, mistake
 from ..stages import Stage, stages
@@ -52,13 +52,17 @@ def _check_model(model: Model, root: FilePath) -> Iterator[Problem]:
         if path is None or is_elsewhere(url, path):
             continue
         if not _is_folder(path):
-            yield mistake("E0312", ("model", field), f"there is no folder {url}", _near(path, url))
+            yield mistake("E0312", ("model", field), f"there is no folder {url}", near(path, url))
         elif field == "checkpoint" and not any(path.glob("*.safetensors")):
             inside = sorted(file.parent.name for file in path.glob("*/*.safetensors"))
             fix = "export it as safetensors; pickles are never read"
             if inside:  # the folder above a run's checkpoints: some loaders fall back to the base model there
                 fix = f"did you mean `{url.rstrip('/')}/{inside[-1]}`?"
             yield mistake("E0317", ("model", field), f"{url} holds no *.safetensors file", fix)
+        elif field == "tokenizer" and not (path / "tokenizer.json").is_file():
+            yield mistake(
+                "E0312", ("model", field), f"{url} holds no tokenizer.json", "name the folder of a Hugging Face tokenizer"
+            )
 
 
 def _check_hybrid(shape: ModelShape, hybrid: HybridShape) -> Iterator[Problem]:
@@ -116,7 +120,7 @@ def _check_file(path: Path, url: str, root: FilePath) -> Iterator[Problem]:
         return
     size = _file_bytes(file)
     if size is None:
-        yield mistake("E0312", path, f"there is no file {url}", _near(file, url))
+        yield mistake("E0312", path, f"there is no file {url}", near(file, url))
     elif size == 0:
         yield mistake("E0313", path, f"{url} is empty", "one row of JSON on every line")
 
@@ -127,18 +131,6 @@ def is_elsewhere(url: str, path: FilePath) -> bool:
         return is_url(url) and not path.exists()
     except OSError:
         return True
-
-
-def _near(path: FilePath, url: str) -> str:
-    """The path that was likely meant by one that does not exist; where it is sought otherwise."""
-    try:
-        siblings = sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
-    except (OSError, ValueError):
-        siblings = []
-    guess = suggest(path.name, siblings)
-    if guess:
-        return f"did you mean `{url.rstrip('/').removesuffix(path.name)}{guess}`?"
-    return "paths are relative to the spec's folder; write another, or --set it"
 
 
 def _file_bytes(path: FilePath) -> int | None:

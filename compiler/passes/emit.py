@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...specs import machine, model
-from ...specs.build import from_json, to_json
+from ...specs.build import kept, to_json
 from ...specs.fields import Identity
 from ..canonical import digest
 from ..compilation import Compilation
@@ -76,30 +76,26 @@ def _exact(job: Job, recipe: str, upstream: Mapping[str, Job], versions: Mapping
 
 def _without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without the paths of inputs: an input is what it holds, wherever it lies."""
-    kept = dict(settings)
-    block = kept["model"] = dict(settings["model"])
+    found = dict(settings)
+    block = found["model"] = dict(settings["model"])
     if block["checkpoint"] != "random":
         block["checkpoint"] = "source"
     if block["tokenizer"] != "from-checkpoint" and not block["tokenizer"].startswith("builtin:"):
         block["tokenizer"] = "source"
-    if "domains" in kept:
-        kept["domains"] = {name: dict(domain) for name, domain in settings["domains"].items()}
-        for domain in kept["domains"].values():
+    if "domains" in found:
+        found["domains"] = {name: dict(domain) for name, domain in settings["domains"].items()}
+        for domain in found["domains"].values():
             domain["trajectories"] = [{**one, "path": one["path"] and "source"} for one in domain["trajectories"]]
-    return kept
+    return found
 
 
 def _kept(settings: Mapping[str, Any], classes: Collection[Identity]) -> dict[str, Any]:
     """The settings without locations and with only the fields of some identity classes."""
-    kept = _without_locations(settings)
+    found = _without_locations(settings)
     for name, block in _BLOCKS.items():
-        kept[name] = _filtered(block, kept[name], classes)
-    if "domains" in kept:
-        kept["domains"] = {name: _filtered(model.Domain, domain, classes) for name, domain in kept["domains"].items()}
-    if "stage" in kept:
-        kept["stage"] = _filtered(getattr(model, kept["stage_type"]), kept["stage"], classes)
-    return kept
-
-
-def _filtered(cls: type[Any], value: Any, classes: Collection[Identity]) -> Any:
-    return to_json(from_json(cls, value), only=classes)
+        found[name] = kept(block, found[name], classes)
+    if "domains" in found:
+        found["domains"] = {name: kept(model.Domain, domain, classes) for name, domain in found["domains"].items()}
+    if "stage" in found:
+        found["stage"] = kept(getattr(model, found["stage_type"]), found["stage"], classes)
+    return found
