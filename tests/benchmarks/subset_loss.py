@@ -185,6 +185,13 @@ def extra_bytes(way: str, p: Problem) -> dict[str, int]:
     return {"peak": max(peak, after) - before, "gradients": after - before}
 
 
+def memory_of_own_process(way: str, arguments: list[str]) -> dict[str, int]:
+    """`extra_bytes` in a process that computes nothing else and returns at once what it frees."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, *arguments, "--memory-of", way]
+    return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -243,12 +250,9 @@ def main() -> None:
         return
     floor = p.floor_bytes()
     print(f"floor: {floor / 1e6:.1f} MB, distinct head rows read and their gradient written")
-    own_process = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # what is freed is returned
     spent = seconds(chosen.ways, p, chosen.rounds)
     for way, values in spent.items():
-        command = [sys.executable, *sys.argv, "--memory-of", way]
-        measured = subprocess.run(command, env=own_process, stdout=subprocess.PIPE, text=True, check=True)
-        memory = json.loads(measured.stdout)
+        memory = memory_of_own_process(way, sys.argv[1:])
         beyond = (memory["peak"] - memory["gradients"]) / 1e6
         print(
             f"{way:12s} best {min(values) * 1e3:8.1f} ms   median {median(values) * 1e3:8.1f} ms   "
