@@ -8,10 +8,9 @@ import torch
 
 pytest.importorskip("pytest_benchmark")
 
-from .subset_loss import THREADS, TRL_TOKENS_AT_MOST, WAYS, Problem, memory_of_own_process, problem, seconds
+from .subset_loss import THREADS, TRL_TOKENS_AT_MOST, WAYS, Problem, memory_of_own_process, problem
 
 CASES = {"512 x 256": (512, 256), "4096 x 1024": (4096, 1024)}
-SLOWEST_OF_PLAIN = 0.5  # ours takes less than this share of the plain way's time, noise of a busy machine included
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +39,6 @@ def test_loss_and_gradients_from_hidden_states(benchmark: Any, case: Problem, wa
     benchmark.group = f"N={tokens} H={case.hidden_NH.shape[1]}"
     benchmark.pedantic(WAYS[way], args=(case,), setup=case.forget_gradients, rounds=3, warmup_rounds=1)
     benchmark.extra_info["floor_bytes"] = case.floor_bytes()
-
-
-def test_ours_takes_less_than_half_of_the_plain_ways_time() -> None:
-    torch.set_num_threads(1)  # a thread that waits for another on a busy machine would measure the machine
-    p = problem(tokens=512, width=256, k=64, supports="alike", dtype=torch.float32)
-    spent = seconds(["ours", "plain"], p, rounds=5)
-    assert min(spent["ours"]) < SLOWEST_OF_PLAIN * min(spent["plain"])
 
 
 def test_ours_grows_the_process_by_less_than_a_tenth_of_what_the_plain_way_does() -> None:
