@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
-from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
+from torchtitan.components.optimizer import LRSchedulersContainer, ParamGroupConfig
 from torchtitan.config import CommConfig, DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed import utils as titan_distributed
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
@@ -17,6 +17,7 @@ from ...specs.model import Optimization
 from ..checkpoints.manager import PublishingCheckpointManager
 from ..jobs import JobContext
 from . import bootstrap
+from .guard import GuardedOptimizers
 from .metrics import StepMetrics
 from .model import model_spec
 from .overrides import apply_overrides
@@ -65,7 +66,7 @@ def base_config() -> PolymathTrainer.Config:
         tokenizer=NoTokenizer.Config(),
         dataloader=NoDataLoader.Config(),
         loss=StageLoss.Config(),
-        optimizer=OptimizersContainer.Config(param_groups=[adamw], implementation="foreach" if bootstrap.ON_CPU else "fused"),
+        optimizer=GuardedOptimizers.Config(param_groups=[adamw], implementation="foreach" if bootstrap.ON_CPU else "fused"),
         lr_scheduler=LRSchedulersContainer.Config(),
         metrics=StepMetrics.Config(log_freq=1, enable_tensorboard=True, save_tb_folder="tensorboard", disable_color_printing=True),
         training=TrainingConfig(disable_cuda_graphs=True, gc_freq=1000),

@@ -24,8 +24,11 @@ from torchtitan.trainer import Trainer
 from ...specs.diagnostics import ExitCode, UserError
 from ..data.batch import PackedBatch, slice_rows
 from ..jobs import Interrupted, JobContext
+from .guard import GuardedOptimizers, require_finite
 from .metrics import StepMetrics
 from .model import document_inputs, transformers_weights
+
+UPDATE_SKIPPED = "update_skipped"  # the metric by which a stage keeps a step from moving weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +53,10 @@ class Stage(Protocol):
         ...
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """What the step's line in metrics.jsonl says, from the summed tensors."""
+        """What the step's line in metrics.jsonl says, from the summed tensors; called before the step moves any weight.
+
+        Where it sets `UPDATE_SKIPPED`, no weight moves.
+        """
         ...
 
 
@@ -58,7 +64,10 @@ class LogitsLoss(Protocol):
     """A stage whose loss reads logits."""
 
     def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
-        """float32 [N] losses (weights not applied) and tensors of any shape that are summed over micro-batches and ranks."""
+        """float32 [N] losses (weights not applied), and tensors of any shape that are summed over micro-batches and ranks.
+
+        Of a tensor whose name ends with `_max` the largest is taken instead, element by element.
+        """
         ...
 
 
@@ -157,6 +166,7 @@ class PolymathTrainer(Trainer):
     stage: Stage
     context: JobContext
     metrics_processor: StepMetrics
+    optimizers: GuardedOptimizers
 
     def run(self, stage: Stage, context: JobContext) -> None:
         """Train from the last checkpoint, or from the start weights, to the stage's last step.
@@ -174,7 +184,10 @@ class PolymathTrainer(Trainer):
         self.stage, self.context = stage, context
         self.loss_fn.attach(stage, self.model_parts[0])
         self._sums: dict[str, Tensor] = {}
-        self.metrics_processor.stage_metrics = self._reduced_metrics
+        self._measured: dict[str, float] = {}
+        self._loss = torch.zeros((), device=self.device)
+        self.optimizers.may_step = self._may_step
+        self.metrics_processor.stage_metrics = lambda: self._measured
         self.metrics_processor.total_steps = stage.steps
         if context.is_first_rank:
             (context.folder / "trainer.json").write_text(json.dumps(self.config.to_dict(), default=str, indent=1, sort_keys=True))
@@ -214,6 +227,7 @@ class PolymathTrainer(Trainer):
         self.metrics_processor.ntokens_since_last_log += sum(micro.tokens_BL.numel() for micro in micros)
         self.metrics_processor.data_loading_times.append(0.0)
         self._sums = {}
+        self._loss = torch.zeros((), device=self.device)
         if not batch.loss_weight_BL.any():
             self._pass_over()
             return
@@ -222,6 +236,7 @@ class PolymathTrainer(Trainer):
     def _pass_over(self) -> None:
         """A step without anything to train moves no weight: AdamW would still follow its momentum and its decay."""
         rates = self.lr_schedulers.get_metrics()
+        self._measured = self._reduced_metrics()
         self.lr_schedulers.step()
         if self.metrics_processor.should_log(self.step):
             self.metrics_processor.log(self.step, 0.0, 0.0, 0.0, extra_metrics=rates)
@@ -247,20 +262,43 @@ class PolymathTrainer(Trainer):
             del pred
             loss.backward()
         for name, value in sums.items():
-            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+            value = value.detach()
+            known = self._sums.get(name)
+            self._sums[name] = value if known is None else torch.maximum(known, value) if is_largest(name) else known + value
+        self._loss += loss.detach()
         return loss
+
+    def _may_step(self) -> bool:
+        """Whether the optimizers may use the gradients: they are finite, and the stage does not skip the update. Collective.
+
+        What the stage measures is known here, before any weight moves, so that it can stop in time.
+        """
+        require_finite(self._loss, self.model_parts[0].parameters(), self.step)
+        self._measured = self._reduced_metrics()
+        return not self._measured.get(UPDATE_SKIPPED)
 
     def full_weights(self) -> dict[str, Tensor]:
         """The current weights as full tensors under transformers' names. Collective."""
         return transformers_weights(self.model_parts[0], self.config.model_spec)
 
-    def _reduced_metrics(self) -> dict[str, float]:
-        """Sum the stage's tensors over ranks, in one collective."""
-        names = sorted(self._sums)
-        if names:
-            flat = torch.cat([self._sums[name].double().reshape(-1) for name in names])
+    def reduced(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by name over all ranks, as `LogitsLoss.token_loss` says. Collective, with the same names on every rank."""
+        found: dict[str, Tensor] = {}
+        for operation in (torch.distributed.ReduceOp.SUM, torch.distributed.ReduceOp.MAX):
+            names = sorted(name for name in sums if is_largest(name) == (operation == torch.distributed.ReduceOp.MAX))
+            if not names:
+                continue
+            flat = torch.cat([sums[name].double().reshape(-1) for name in names])
             if self.parallel_dims.dp_enabled:
-                torch.distributed.all_reduce(flat, group=self.parallel_dims.get_mesh("batch").get_group())
-            pieces = flat.split([self._sums[name].numel() for name in names])
-            self._sums = {name: piece.view_as(self._sums[name]) for name, piece in zip(names, pieces, strict=True)}
-        return self.stage.summarize(self._sums)
+                torch.distributed.all_reduce(flat, op=operation, group=self.parallel_dims.get_mesh("batch").get_group())
+            pieces = flat.split([sums[name].numel() for name in names])
+            found |= {name: piece.view_as(sums[name]) for name, piece in zip(names, pieces, strict=True)}
+        return found
+
+    def _reduced_metrics(self) -> dict[str, float]:
+        return self.stage.summarize(self.reduced(self._sums))
+
+
+def is_largest(name: str) -> bool:
+    """Whether of a stage's tensor the largest is wanted, rather than the sum."""
+    return name.endswith("_max")

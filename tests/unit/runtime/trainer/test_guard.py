@@ -1,0 +1,152 @@
+"""No bad number reaches a weight, and a stage can keep a step from moving any: a real trainer of one rank, and a scripted stage."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from polymath.compiler import api
+from polymath.compiler.plan import Sources
+from polymath.runtime.data.batch import Document, PackedBatch
+from polymath.runtime.data.packing import pack
+from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.jobs import JobContext
+from polymath.runtime.stages.import_model import write_random_model
+from polymath.runtime.trainer.build import build_trainer, start_distributed
+from polymath.runtime.trainer.trainer import UPDATE_SKIPPED, PolymathTrainer, TrainedTokens
+from polymath.specs.diagnostics import UserError
+from polymath.specs.model import Model, ModelShape, StudentSft
+from torch import Tensor
+
+SMOKE = Path(__file__).parents[4] / "recipes" / "smoke.yaml"
+LENGTH = 32
+SHAPE = ModelShape(
+    hidden=32, layers=1, heads=2, kv_heads=2, head_dim=32, experts=4, experts_per_token=2, expert_hidden=16, context_tokens=256,
+    tied_embeddings=True,
+)  # fmt: skip
+
+
+class Scripted:
+    """A stage whose loss is the cross-entropy times what the test says of the step."""
+
+    steps = 20
+
+    def __init__(self, factors: Mapping[int, float] | None = None, skipped: tuple[int, ...] = ()) -> None:
+        self.factors, self.skipped = factors or {}, skipped
+        self.step = 0
+        self.weights: dict[int, dict[str, Tensor]] = {}
+        self.trainer: PolymathTrainer | None = None
+
+    def next_batch(self, step: int) -> PackedBatch:
+        assert self.trainer is not None
+        self.step = step
+        self.weights[step - 1] = {name: one.detach().clone() for name, one in self.trainer.model_parts[0].state_dict().items()}
+        ids = tuple(range(20 + step, 20 + step + 12))
+        weight_T = torch.full((11,), 1 / 22)
+        document = Document(ids=ids, written=(False, *[True] * 11), weight_T=weight_T)
+        return pack([document, document], LENGTH, rows=2)
+
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+        loss_N = torch.nn.functional.cross_entropy(logits_NV.float(), tokens.labels_N, reduction="none")
+        return _Scale.apply(loss_N, self.factors.get(self.step, 1.0)), {"seen": tokens.weight_N.sum(), "worst_max": loss_N.max()}
+
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {name: one.item() for name, one in sums.items()} | ({UPDATE_SKIPPED: 1.0} if self.step in self.skipped else {})
+
+
+class _Scale(torch.autograd.Function):
+    """Leaves values alone and scales their gradient, so that a gradient can be bad where the loss is not."""
+
+    @staticmethod
+    def forward(ctx: Any, loss_N: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return loss_N.clone() if factor == factor else loss_N * factor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    """A process group of this process alone."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    earlier = {name: os.environ.get(name) for name in alone}
+    os.environ.update(alone)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    start_distributed()
+    yield
+    torch.distributed.destroy_process_group()
+    torch.use_deterministic_algorithms(deterministic)
+    for name, value in earlier.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobContext:
+    mesh = [f"placement.{kind}.trainer.{name}=1" for kind in ("sft", "grpo", "distill") for name in ("devices", "expert")]
+    rows = [f"student.sft.{name}={value}" for name, value in (("sequence_tokens", LENGTH), ("batch_sequences", 2))]
+    plan = api.compile(SMOKE, overrides=["cluster.per_node=1", *mesh, *rows])
+    job = plan.job("sft")
+    model = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")
+    tokenizer = load_tokenizer(model)
+    folder = tmp_path / "start"
+    write_random_model(folder, SHAPE, tokenizer, seed=1)
+    tokenizer.save(folder)
+    monkeypatch.setattr(JobContext, "input_folder", lambda _, name: folder)
+    sources = Sources(spec_folder="", runs="", urls={})
+    found = JobContext(plan=plan, sources=sources, job=job, run_dir=tmp_path, rank=0, world_size=1, barrier=lambda: None)
+    found.folder.mkdir(parents=True)
+    return found
+
+
+def _train(context: JobContext, stage: Scripted) -> PolymathTrainer:
+    trainer = build_trainer(context, context.setting("stage", StudentSft), steps=stage.steps)
+    stage.trainer = trainer
+    try:
+        trainer.run(stage, context)
+        stage.weights[stage.steps] = trainer.model_parts[0].state_dict()
+    finally:
+        trainer.close()
+    return trainer
+
+
+def _equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def _lines(context: JobContext) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=["nan", "infinity"])
+def test_a_bad_number_stops_the_run_before_it_moves_a_weight(context: JobContext, bad: float) -> None:
+    stage = Scripted({3: bad})
+    before: dict[str, Tensor] = {}
+    with pytest.raises(UserError, match=r"step 3: .* not a finite number; the step was not taken") as caught:
+        _train(context, stage)
+    assert caught.value.exit_code == 6
+    assert stage.trainer is not None
+    before = stage.weights[2]
+    assert _equal(before, stage.trainer.model_parts[0].state_dict())
+    assert not _equal(before, stage.weights[1])  # the steps before it did move them
+    assert [line["step"] for line in _lines(context)] == [1, 2]
+
+
+def test_a_skipped_update_moves_no_weight_and_training_goes_on(context: JobContext) -> None:
+    stage = Scripted(skipped=(2, 5))
+    _train(context, stage)
+    moved = [not _equal(stage.weights[step], stage.weights[step - 1]) for step in range(1, 7)]
+    assert moved == [True, False, True, True, False, True]
+    assert [line["step"] for line in _lines(context) if line.get(UPDATE_SKIPPED)] == [2, 5]
+
+
+def test_tensors_are_summed_over_micro_batches_and_those_named_max_are_not(context: JobContext) -> None:
+    _train(context, Scripted())
+    for line in _lines(context):
+        assert line["seen"] == pytest.approx(1)
+        assert line["worst_max"] >= line["loss"] * 0.999
