@@ -11,7 +11,7 @@ from ..specs.diagnostics import Diagnostic
 from ..specs.families import Dimensions
 from ..specs.load import diagnose
 from ..specs.model import Spec
-from ..specs.yaml import Spans
+from ..specs.yaml import Document, Spans
 from .meshes import Candidate
 from .plan import Job, Mesh, Plan, Sources
 
@@ -31,6 +31,7 @@ class Compilation:
 
     path: str  # the spec file, as the user wrote it
     overrides: tuple[str, ...] = ()
+    written: Document | None = None  # what the spec says where that is not the file itself: a row of a sweep
     digests: Mapping[str, str | None] = field(default_factory=dict[str, str | None])  # content hash by source key, from the lock
     unproved: tuple[str, ...] = ()  # what only a lock, or one with lengths in tokens, could prove
     spec: Spec | None = None  # after `parse`; a guess while there are diagnostics

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..specs.diagnostics import SpecInvalid, UserError
+from ..specs.yaml import Document
 from .compilation import Compilation, Pass
 from .drift import refuse_drift, unproved
 from .lengths import too_long
@@ -15,13 +16,13 @@ from .provenance import Origins, find_origins, read_origins
 from .store import write_plan
 
 
-def check_spec(path: Path, overrides: Sequence[str] = ()) -> Compilation:
+def check_spec(path: Path, overrides: Sequence[str] = (), written: Document | None = None) -> Compilation:
     """Everything that can be said of a spec without reading its data.
 
     Raises:
         SpecInvalid: carries every mistake.
     """
-    return _run(CHECKS, Compilation(path=str(path), overrides=tuple(overrides)))
+    return _run(CHECKS, Compilation(path=str(path), overrides=tuple(overrides), written=written))
 
 
 def lock_spec(path: Path, overrides: Sequence[str] = (), count_tokens: TokenCounter | None = None) -> tuple[Lock, Path]:
@@ -41,14 +42,18 @@ def lock_spec(path: Path, overrides: Sequence[str] = (), count_tokens: TokenCoun
     return lock, lock_path(path)
 
 
-def compile_in_memory(path: Path, overrides: Sequence[str] = (), *, frozen: bool = False) -> Compilation:
+def compile_in_memory(
+    path: Path, overrides: Sequence[str] = (), *, frozen: bool = False, written: Document | None = None
+) -> Compilation:
     """Compile a spec and write nothing. Its inputs get their hashes from the lock, where there is one.
+
+    `written` is what the spec says where that is not the file itself: a row of a sweep.
 
     Raises:
         SpecInvalid: the spec is wrong, or by the lock a limit would cut off most rows.
         UserError: an input is not what was locked; with `frozen`, anything is not, or there is no lock.
     """
-    checked = check_spec(path, overrides)
+    checked = check_spec(path, overrides, written)
     assert checked.spec is not None
     lock = read_lock(lock_path(path))
     if frozen:

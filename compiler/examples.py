@@ -232,4 +232,13 @@ EXAMPLES: dict[str, Example] = {
             ),
         ),
     ),
+    "E0601": Example(
+        "Give the first row every seed that another row has, and let it evaluate SFT and the teachers.",
+        (),
+        files={
+            "sweep.yaml": "polymath_sweep: 1\nname: supports\nbase: my.yaml\nseeds: [7, 8]\nrows:\n  routed: {}\n"
+            "  k4: {seeds: [9], change: {student: {distill: {loss: {support: {top_k: 4}}}}}}\n"
+        },
+        verb="sweep",
+    ),
 }

@@ -21,6 +21,7 @@ from ..specs.reference import describe_default, describe_limits, describe_type
 from ..specs.tree import ANY_NAME, Node, all_nodes, blocks_of, find_nodes, identity_of
 from .driver import check_spec, lock_spec
 from .examples import EXAMPLES, Example
+from .sweep import compile_sweep
 
 MEANING = {
     Identity.NUMERICS: "numerics: the weights; the job and all after it run again",
@@ -125,7 +126,8 @@ def _run_example(code: str, example: Example) -> Iterator[str]:
     for name, text in example.files.items():
         yield f"`{name}` is empty." if not text else f"`{name}`:\n\n```\n{text.rstrip()}\n```"
     overrides = "".join(f" --set {one}" for one in example.overrides)
-    yield f"```\n$ polymath {example.verb} my.yaml{overrides}\n{_output(code, example, after)}\n```"
+    called = "sweep.yaml" if example.verb == "sweep" else "my.yaml"
+    yield f"```\n$ polymath {example.verb} {called}{overrides}\n{_output(code, example, after)}\n```"
 
 
 def _output(code: str, example: Example, text: str) -> str:
@@ -139,6 +141,8 @@ def _output(code: str, example: Example, text: str) -> str:
         try:
             if example.verb == "lock":
                 lock_spec(folder / "my.yaml", example.overrides)
+            if example.verb == "sweep":
+                compile_sweep(folder / "sweep.yaml")
             check_spec(folder / "my.yaml", example.overrides)
         except SpecInvalid as error:
             mine = [render(one, error.sources.get(one.span.file)) for one in error.diagnostics if one.code == code]

@@ -41,13 +41,17 @@ def describe_files(folder: Path, names: list[str] | None = None) -> dict[str, di
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file atomically and durably."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file atomically and durably."""
     with full_disk_is_clear(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f"{STAGING_PREFIX}{path.name}.{os.getpid()}")
         try:
             with staging.open("w", encoding="utf-8") as stream:
-                json.dump(value, stream, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
-                stream.write("\n")
+                stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
             staging.replace(path)

@@ -118,6 +118,12 @@ CODES: dict[str, Code] = {
     ),
     "E0530": Code("engine without devices", "An engine with processes of its own needs devices of its own."),
     "E0531": Code("copies do not fill the devices", "Every copy of an engine's model takes `tensor` of the role's devices."),
+    # Sweeps
+    "E0601": Code(
+        "row that cannot be compared",
+        "Rows are measured by what the first row's SFT model and teachers do at the same seed: it must have the seed and evaluate "
+        "them, and the row must try the same held-out tasks.",
+    ),
 }
 
 

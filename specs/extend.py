@@ -1,7 +1,7 @@
 """`extends: other.yaml`: a spec that changes another one.
 
-Mappings merge deeply; a list, a scalar or nothing replaces what the other spec says. Every value keeps the place where it was
-written, and a relative path means the folder of the file that wrote it.
+Mappings merge deeply, a list or a scalar replaces what the other spec says, and null takes it away. Every value keeps the place
+where it was written, and a relative path means the folder of the file that wrote it.
 
 The other spec is a file in the folder of the spec that was asked for, or below it: no URL, no `..` and no link leads out of there.
 """
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from .build import Path
 from .codes import summary
-from .diagnostics import Diagnostic, UserError
+from .diagnostics import Diagnostic, Span, UserError
 from .locations import is_url, near, rebase
 from .yaml import Document, Spans, read_file
 
@@ -33,14 +33,14 @@ class Source:
     readable: bool  # whether the data is worth checking in spite of the diagnostics
 
 
-def read_source(path: FilePath, shown: str) -> Source:
-    """Read a spec and what it extends; `shown` is its name in messages.
+def read_source(path: FilePath, shown: str, written: Document | None = None) -> Source:
+    """Read a spec and what it extends; `shown` is its name in messages, `written` what it says where that is not the file itself.
 
     Raises:
         UserError: the spec itself cannot be read.
     """
     root = path.absolute().parent
-    chain = [_Link(document=read_file(path, shown), shown=shown, relative=path.name)]
+    chain = [_Link(document=written or read_file(path, shown), shown=shown, relative=path.name)]
     reached = [path.resolve()]
     problem: Diagnostic | None = None
     while problem is None and (base := _base_of(chain[-1].document)) is not None:
@@ -119,24 +119,30 @@ def _merge(base: Document, over: Document) -> Document:
     if not (_is_mapping(base) and _is_mapping(over)):
         return over
     replaced: set[Path] = set()
-    data = _merged(cast(dict[str, Any], base.data), cast(dict[str, Any], over.data), (), replaced)
+    removed: set[Path] = set()
+    data = _merged(cast(dict[str, Any], base.data), cast(dict[str, Any], over.data), (), replaced, removed)
 
-    def kept(path: Path) -> bool:
-        return not any(path[:length] in replaced for length in range(1, len(path) + 1))
+    def laid(below: dict[Path, Span], above: dict[Path, Span]) -> dict[Path, Span]:
+        kept = {
+            path: span for path, span in below.items() if not any(path[:length] in replaced for length in range(1, len(path) + 1))
+        }
+        return {**kept, **{path: span for path, span in above.items() if path not in removed}}
 
-    values = {path: span for path, span in base.spans.values.items() if kept(path)}
-    keys = {path: span for path, span in base.spans.keys.items() if kept(path)}
-    spans = Spans(over.spans.file, {**values, **over.spans.values}, {**keys, **over.spans.keys})
+    spans = Spans(over.spans.file, laid(base.spans.values, over.spans.values), laid(base.spans.keys, over.spans.keys))
     return replace(over, data=data, spans=spans)
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any], path: Path, replaced: set[Path]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], over: dict[str, Any], path: Path, replaced: set[Path], removed: set[Path]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = base.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            result[key] = _merged(cast(dict[str, Any], below), cast(dict[str, Any], value), (*path, key), replaced)
+            result[key] = _merged(cast(dict[str, Any], below), cast(dict[str, Any], value), (*path, key), replaced, removed)
+            continue
+        replaced.add((*path, key))
+        if value is None and key in base:
+            del result[key]
+            removed.add((*path, key))
         else:
             result[key] = value
-            replaced.add((*path, key))
     return result

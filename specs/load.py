@@ -58,10 +58,10 @@ def load_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> LoadedSpec
     return LoadedSpec(spec=reading.spec, spans=reading.spans, root=reading.root)
 
 
-def read_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> Reading:
-    """Read a spec and collect every mistake of form."""
+def read_spec(path: str | FilePath, overrides: Sequence[str] = (), written: Document | None = None) -> Reading:
+    """Read a spec and collect every mistake of form; `written` is what it says where that is not the file itself."""
     shown = str(path)
-    source = read_source(FilePath(path), shown)
+    source = read_source(FilePath(path), shown, written)
     spans, root, texts, data = source.spans, FilePath(path).absolute().parent, source.texts, source.data
     if not source.readable:
         return Reading(spec=None, spans=spans, root=root, texts=texts, diagnostics=source.diagnostics, mistaken=())

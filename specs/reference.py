@@ -24,9 +24,9 @@ prints the same as JSON Schema for editors.
 - **Paths** are URLs that fsspec knows (`file://`, `https://`, `s3://`) or relative to the folder of the file that wrote them;
   `--set` writes relative to the spec's.
 - **`extends: other.yaml`** changes another spec, which lies in the folder of the spec that is compiled or below it: no URL, and no
-  `..` or link out of there; no circles. Mappings merge deeply; a list, a scalar or `null` replaces what the other says. A message
-  names the file that wrote a value, and a relative path means the folder of that file. `polymath compile --show PATH` tells where a
-  value came from. Editors check such a spec with `extending.v1.json`.
+  `..` or link out of there; no circles. Mappings merge deeply; a list or a scalar replaces what the other says, `null` takes it
+  away. A message names the file that wrote a value, and a relative path means the folder of that file. `polymath compile --show
+  PATH` tells where a value came from. Editors check such a spec with `extending.v1.json`.
 - **`--set path=value`** replaces one value, as in `--set student.sft.epochs=2` or `--set 'teachers.a.phases[0].samples=4'`. A
   value that opens with `[` or `{` is read as YAML.
 - **What changing a field changes**: **n**umerics (the weights: the job and all after it run again), **p**lacement (where and how

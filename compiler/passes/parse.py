@@ -8,7 +8,7 @@ from ..compilation import Compilation
 
 def parse(compilation: Compilation) -> Compilation:
     """Read the file and collect every mistake of form."""
-    reading = read_spec(compilation.path, compilation.overrides)
+    reading = read_spec(compilation.path, compilation.overrides, compilation.written)
     return replace(
         compilation,
         spec=reading.spec,

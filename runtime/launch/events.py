@@ -5,7 +5,7 @@ A launch that is killed may leave half a line; readers skip it and the next writ
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,11 @@ def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
         yield event
 
 
-def job_seconds(run_dir: Path, until: datetime | None = None) -> dict[str, float]:
+def job_seconds(run_dir: Path, folders: Mapping[str, str], until: datetime | None = None) -> dict[str, float]:
     """Wall seconds that each job has taken over all launches, its share of start-up included.
+
+    `folders` are the jobs' folders by id. A run may see several plans, whose jobs of one id have folders of their own where they
+    differ; only what went into these folders counts.
 
     A job that is still at work counts until `until`; where a launch was killed, what it did after its last event is not known
     and not counted.
@@ -58,10 +61,11 @@ def job_seconds(run_dir: Path, until: datetime | None = None) -> dict[str, float
     seconds: dict[str, float] = {}
     current: tuple[str, datetime] | None = None
     last: datetime | None = None
+    launched = folders
     for event in read_events(run_dir):
         if event["event"] == "launch":
-            current = None
-        if event["event"] == "job_started":
+            current, launched = None, {job["id"]: job["folder"] for job in event["jobs"]}
+        if event["event"] == "job_started" and launched.get(event["job"]) == folders.get(event["job"]):
             current = (event["job"], event["time"])
         elif current and event["event"] in ("job_finished", "job_failed", "interrupted"):
             job, started = current

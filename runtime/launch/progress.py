@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from ...compiler.plan import Job
 
@@ -75,12 +75,13 @@ class ProgressView(Protocol):
 class PlainView:
     """One line per job at its start and its end, and every ten seconds between."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream  # by default stdout
         self._shown: dict[str, float] = {}
         self._rates = Rates()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        print(text, file=self._stream, flush=True)
 
     def start(self, jobs: Sequence[Job]) -> None:
         self._rates = Rates()

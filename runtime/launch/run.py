@@ -5,6 +5,7 @@ how far they are, and turns what the workers left behind into one message and on
 What it does not do: compute anything; a job's own code checks its inputs again when it reads them.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,13 @@ class StopRequests:
 
 
 def launch_plan(
-    plan_folder: Path, *, run_dir: Path | None = None, port: int | None = None, launcher: Launcher | None = None
+    plan_folder: Path,
+    *,
+    run_dir: Path | None = None,
+    port: int | None = None,
+    launcher: Launcher | None = None,
+    stops: StopRequests | None = None,
+    view: ProgressView | None = None,
 ) -> int:
     """Run what is left of a plan. Returns 0, or 7 where it was stopped and can go on.
 
@@ -54,6 +60,8 @@ def launch_plan(
         run_dir: where the run writes; by default `<storage.runs>/<name>` of the spec.
         port: of torchrun's rendezvous; by default a free one.
         launcher: what starts processes; by default torchrun on this machine.
+        stops: requests to stop that someone else counts; by default SIGINT and SIGTERM are.
+        view: what shows how far it is; by default the terminal.
 
     Raises:
         UserError: the plan was edited (4), the machine is unfit or the run in use (5), or a job failed (its own code).
@@ -76,8 +84,8 @@ def launch_plan(
         check_disk(run_dir, unfinished(decisions))
         _keep_plan(plan_folder, run_dir)
         try:
-            with _stop_requests() as stops:
-                launch = _Launch(plan, plan_folder, run_dir, port, launcher or LocalTorchrun(), stops, again)
+            with contextlib.nullcontext(stops) if stops is not None else stop_requests() as asked:
+                launch = _Launch(plan, plan_folder, run_dir, port, launcher or LocalTorchrun(), asked, view or make_view(), again)
                 return launch.run(decisions)
         finally:
             (run_dir / STOP_REQUEST).unlink(missing_ok=True)  # it was this launch's, not that of one by hand
@@ -101,12 +109,12 @@ class _Launch:
         port: int | None,
         launcher: Launcher,
         stops: StopRequests,
+        view: ProgressView,
         again: str,
     ) -> None:
         self.plan, self.plan_folder, self.run_dir, self.port = plan, plan_folder, run_dir, port
-        self.launcher, self.stops, self.again = launcher, stops, again
+        self.launcher, self.stops, self.view, self.again = launcher, stops, view, again
         self.events = EventLog(run_dir)
-        self.view: ProgressView = make_view()
 
     def run(self, decisions: Sequence[Decision]) -> int:
         try:
@@ -223,8 +231,8 @@ def _keep_plan(plan_folder: Path, run_dir: Path) -> None:
                 shutil.copy2(plan_folder / name, staging / name)
 
 
-@contextmanager
-def _stop_requests() -> Iterator[StopRequests]:
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequests]:
     """Count SIGINT and SIGTERM instead of dying of them."""
     stops = StopRequests()
     earlier = {number: signal.signal(number, stops.handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -70,7 +70,7 @@ def run_status(run_dir: Path) -> dict[str, Any]:
             jobs, last = event["jobs"], {}
         elif "job" in event:
             last[event["job"]] = event
-    seconds = job_seconds(run_dir, until=datetime.now(UTC) if running else None)
+    seconds = job_seconds(run_dir, {job["id"]: job["folder"] for job in jobs}, until=datetime.now(UTC) if running else None)
     holder = read_holder(run_dir)
     return {
         "run": str(run_dir),

@@ -66,7 +66,7 @@ def read_run(run_dir: Path) -> RunFacts:
     if not (run_dir / PLAN_COPY / "plan.json").exists():
         raise UserError(f"{run_dir} is not the folder of a run", exit_code=ExitCode.USAGE, fix="polymath report runs/<name>")
     plan = read_plan(run_dir / PLAN_COPY)
-    seconds = job_seconds(run_dir)
+    seconds = job_seconds(run_dir, {job.id: job.folder for job in plan.jobs})
     return RunFacts(plan=plan, jobs={job.id: _job_facts(run_dir, job, seconds.get(job.id)) for job in plan.jobs})
 
 

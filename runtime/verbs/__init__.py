@@ -16,6 +16,7 @@ NAMES = (
     "graph",
     "launch",
     "run",
+    "sweep",
     "status",
     "report",
     "doctor",

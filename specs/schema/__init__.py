@@ -17,6 +17,7 @@ from ..worlds import BUILTIN_WORLDS
 
 SCHEMA_ID = "https://polymath.invalid/schema/recipe.v1.json"
 EXTENDING_ID = "https://polymath.invalid/schema/extending.v1.json"
+NAMED = ("domains", "teachers")  # collections of the user's names
 _SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
@@ -32,13 +33,19 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def extending_schema() -> dict[str, Any]:
-    """The schema of a spec that extends another: no block is complete, except what stands in a list, as lists replace."""
+    """The schema of a spec that extends another: no block is complete, except what stands in a list, as lists replace; a name may
+    be taken away by null."""
     schema: dict[str, Any] = {**recipe_schema(), "$id": EXTENDING_ID, "title": "Polymath recipe that extends another, version 1"}
     whole = set(_in_lists(schema, inside=False))
     for name, definition in schema["$defs"].items():
         if name not in whole:
             definition["required"] = []
-    return {**schema, "required": ["extends"]}
+    named = {
+        name: {**schema["properties"][name], "additionalProperties": {"anyOf": [inner, {"type": "null"}]}}
+        for name in NAMED
+        if (inner := schema["properties"][name]["additionalProperties"])
+    }
+    return {**schema, "properties": {**schema["properties"], **named}, "required": ["extends"]}
 
 
 def _in_lists(node: Any, *, inside: bool) -> Iterator[str]:

@@ -24,6 +24,7 @@ FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
     "graph": ["--format"],
     "launch": ["--run-dir", "--port", "--dry-run"],
     "run": ["--set", "--frozen", "--run-dir", "--port"],
+    "sweep": ["--jobs"],
     "status": [],
     "report": [],
     "doctor": [],

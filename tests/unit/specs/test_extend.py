@@ -118,3 +118,17 @@ def test_a_broken_base_is_blamed_alone(folder: Path, base: str, code: str) -> No
 def test_an_override_cannot_change_what_is_extended(folder: Path) -> None:
     with pytest.raises(SpecInvalid, match="E0303"):
         load_spec(write(folder, "extends: base.yaml\n"), ["extends=bases/deep.yaml"])
+
+
+def test_null_takes_away_what_the_other_says(folder: Path) -> None:
+    text = "extends: base.yaml\nteachers: {searcher: null}\nrouting: []\nstudent: {distill: null}\n"
+    loaded = load_spec(write(folder, text))
+    base = load_spec(folder / "base.yaml").spec
+    assert loaded.spec.teachers.keys() == base.teachers.keys() - {"searcher"}
+    assert loaded.spec.student.distill is None
+    assert loaded.spec.student.sft == base.student.sft and loaded.spec.domains == base.domains
+
+
+def test_null_takes_nothing_away_that_is_not_there(folder: Path) -> None:
+    (one,) = mistakes(write(folder, "extends: base.yaml\nteachers:\n  seracher: null\n"))
+    assert (one.code, one.span.line) == ("E0202", 3)
