@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..compiler.plan import Job, Plan, Sources
+from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
+from ..specs.machine import Engines
+from .engines.judge import endpoint_of
 
 EXPERT_FORMATS = ("float32", "bfloat16")
 ENGINES = ("transformers",)
@@ -40,6 +43,11 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
             fix="change these fields and compile again; validate, compile, diff and estimate know them already",
         )
     _check_machine(plan)
+    for job in jobs:
+        if "judge" in job.roles:
+            judge = from_json(Engines, job.settings["engines"]).judge
+            assert judge is not None
+            endpoint_of(judge)  # the job itself will read it; to say so after hours would be late
 
 
 def _beyond(job: Job) -> Iterator[str]:
@@ -59,8 +67,6 @@ def _beyond(job: Job) -> Iterator[str]:
                 yield f"placement.{job.kind}.trainer.{name}: {getattr(mesh, name)}"
         if mesh is not None and mesh.loss_chunks > 1:
             yield f"{_path(job)}.sequence_tokens: the logits of a row fit only in {mesh.loss_chunks} parts"
-    if job.kind == "grpo" and "stage" in job.settings:
-        yield from _beyond_grpo(job)
 
 
 def _engines(job: Job) -> Iterator[tuple[str, Any]]:
@@ -68,16 +74,6 @@ def _engines(job: Job) -> Iterator[tuple[str, Any]]:
     for name, role in job.roles.items():
         if name in ("rollout", "scorer") and role.engine not in ENGINES:
             yield name, role.engine
-        if name == "judge":
-            yield name, role.engine
-
-
-def _beyond_grpo(job: Job) -> Iterator[str]:
-    path, stage = _path(job), job.settings["stage"]
-    if stage["advantage"] != "outcome":
-        yield f"{path}.advantage: {stage['advantage']}"
-    if stage["keep_mixed"] is not None:
-        yield f"{path}.keep_mixed: tasks are not filtered yet"
 
 
 def _path(job: Job) -> str:

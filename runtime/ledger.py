@@ -25,7 +25,7 @@ from ..specs.diagnostics import ExitCode, UserError
 from .files import full_disk_is_clear, publish, sha256_of, staging_folder, write_json
 from .rollouts import Status
 
-LEDGER_FORMAT = "polymath.ledger/1"
+LEDGER_FORMAT = "polymath.ledger/2"
 MANIFEST = "manifest.json"
 
 
@@ -43,6 +43,7 @@ class LedgerSample:
     status: Status
     reward: float
     outcome: float
+    process: float  # how right the steps were, 0 to 1
     turns: int
     interruptions: int
     policy_version: int
@@ -63,6 +64,7 @@ WORDS = (
     "status",
     "reward",
     "outcome",
+    "process",
     "turns",
     "interruptions",
     "policy_version",
@@ -132,8 +134,11 @@ class Ledger:
         try:
             manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
             parts: dict[str, dict[str, Any]] = manifest["parts"]
+            found = manifest["format"]
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise _damaged(folder, MANIFEST, "is missing or is not a manifest") from cause
+        if found != LEDGER_FORMAT:
+            raise _damaged(folder, MANIFEST, f"is of another version of Polymath ({found!r})")
         for name, part in sorted(parts.items()):
             path = folder / name
             if not path.is_file() or path.stat().st_size != part["bytes"] or sha256_of(path) != part["sha256"]:
@@ -153,7 +158,7 @@ def _part_path(folder: Path, rank: int, kind: str) -> Path:
 
 def _damaged(folder: Path, name: str, what: str) -> UserError:
     return UserError(
-        f"the ledger is damaged: {folder / name} {what}",
+        f"the ledger cannot be read: {folder / name} {what}",
         exit_code=ExitCode.STALE,
         fix=f"delete {folder} and launch again: the batch is rolled out anew",
     )

@@ -16,10 +16,12 @@ from functools import partial
 from typing import Literal
 
 from ..specs.diagnostics import ExitCode, UserError
-from ..specs.model import Limits, Reward
+from ..specs.model import Limits
+from ..specs.reward import Reward
 from .data.renderer import Renderer
 from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSettings
-from .rewards import compose_reward
+from .judging import EpisodeJudge, Transcript, Verdict
+from .rewards import compose_reward, process_score
 from .worlds.protocol import Episode, Message, Task, World
 
 RETRIES = 2
@@ -47,6 +49,7 @@ class Trajectory:
     status: Status
     reward: float
     outcome: float
+    process: float  # how right the steps were, 0 to 1
     domain: str
     task_key: str
     group: int
@@ -63,6 +66,7 @@ def collect(
     sampling: SamplingSettings,
     seed: int,
     on_progress: Callable[[int], None] = lambda finished: None,
+    judge: EpisodeJudge | None = None,
 ) -> list[Trajectory]:
     """Play every request once, and give its trajectory in the same order.
 
@@ -71,9 +75,10 @@ def collect(
         worlds: by domain.
         seed: decides every sample; each turn of the batch gets a seed of its own.
         on_progress: told after every turn how many episodes are over.
+        judge: decides where a reward asks for a judge; without one, the worlds decide.
 
     Raises:
-        UserError: an episode was interrupted three times; the message names its task and the last cause.
+        UserError: an episode was interrupted three times (the message names its task and the last cause), or the judge failed.
     """
     playing = [_Play(request=request, renderer=renderers[request.domain], world=worlds[request.domain]) for request in requests]
     for play in playing:
@@ -96,7 +101,8 @@ def collect(
         for play, generation in zip(live, generations, strict=True):
             play.guard(partial(play.take_turn, generation))
         on_progress(sum(play.status is not None for play in playing))
-    return [play.trajectory(engine.policy_version) for play in playing]
+    verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
+    return [play.trajectory(engine.policy_version, verdict) for play, verdict in zip(playing, verdicts, strict=True)]
 
 
 def _turn_seed(seed: int, turn: int) -> int:
@@ -118,6 +124,7 @@ class _Play:
     ids: list[int] = field(default_factory=list)
     written: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     actions: list[Message] = field(default_factory=list)
     episode: Episode | None = None
 
@@ -126,7 +133,8 @@ class _Play:
         self.status, self.turns, self.cut_off_turns = None, 0, 0
         self.ids, self.written, self.logprobs, self.actions = [], [], [], []
         self.episode = self.world.start(self.request.task)
-        self._append(self.renderer.open(self.episode.opening()))
+        self.messages = list(self.episode.opening())
+        self._append(self.renderer.open(self.messages))
         if self._room == 0:
             self.status = "TRUNCATED"
             limit = self.request.limits.context_tokens
@@ -153,6 +161,7 @@ class _Play:
             self.status = "TRUNCATED"
             return
         self.actions.append(self.renderer.parse(list(generation.ids)))
+        self.messages.append(self.actions[-1])
         most_calls = self.request.limits.tool_calls
         if most_calls is not None and sum(len(action.get("tool_calls", ())) for action in self.actions) > most_calls:
             self.status = "TRUNCATED"  # the call is not served; an answer would still have counted
@@ -166,6 +175,7 @@ class _Play:
         if self.turns == self.request.limits.turns or len(answer) >= self._room:
             self.status = "TRUNCATED"
             return
+        self.messages += observations
         self._append(answer)
 
     def guard(self, action: Callable[[], None]) -> None:
@@ -199,9 +209,18 @@ class _Play:
         self.written += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
-    def trajectory(self, policy_version: int) -> Trajectory:
-        """The finished episode."""
+    def transcript(self) -> Transcript:
+        """The finished episode in words."""
+        answer = str(self.actions[-1].get("content") or "") if self.status == "COMPLETED" else None
+        return Transcript(
+            task=self.request.task, world=self.world, reward=self.request.reward, messages=self.messages, answer=answer
+        )
+
+    def trajectory(self, policy_version: int, verdict: Verdict) -> Trajectory:
+        """The finished episode in numbers."""
         assert self.status is not None and self.episode is not None
+        outcome = self.outcome if verdict.outcome is None else verdict.outcome
+        process = process_score(self.episode.steps) if verdict.process is None else verdict.process
         return Trajectory(
             ids=tuple(self.ids),
             written=tuple(self.written),
@@ -211,10 +230,12 @@ class _Play:
                 self.request.reward,
                 actions=self.actions,
                 steps=self.episode.steps,
-                outcome=self.outcome,
+                outcome=outcome,
+                process=process,
                 cut_off_turns=self.cut_off_turns,
             ),
-            outcome=self.outcome,
+            outcome=outcome,
+            process=process,
             domain=self.request.domain,
             task_key=self.request.task.key,
             group=self.request.group,

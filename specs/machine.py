@@ -145,6 +145,18 @@ class Judge:
         examples=("JUDGE_URL",),
     )
     model: str = spec_field("Name of the model at the endpoint.", examples=("qwen3-235b-a22b-instruct",))
+    key_env: str | None = spec_field(
+        "Environment variable that holds the endpoint's key, where it wants one.",
+        default=None,
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        identity=PLACEMENT,
+        examples=("JUDGE_KEY",),
+    )
+    remote: bool = spec_field(
+        "Consent to send tasks and episodes to another machine; without, the URL must be of this one (loopback).",
+        default=False,
+        identity=PLACEMENT,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

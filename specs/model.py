@@ -1,4 +1,5 @@
-"""The language: every block a spec may hold, as frozen dataclasses. This file and `machine.py` are the single source of truth.
+"""The language: every block a spec may hold, as frozen dataclasses. Together with `reward.py` and `machine.py`, this file is the
+single source of truth.
 
 Sources: method.md sections 4 to 6 of the Agents-A1 report (arXiv 2606.30616) name the training fields; each default that the
 report does not state is ours and its documentation says so.
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from .fields import Identity, spec_field
 from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Storage
+from .reward import Reward
 
 PLACEMENT, LABEL = Identity.PLACEMENT, Identity.LABEL
 NAME = r"^[a-z][a-z0-9_-]{0,62}$"
@@ -95,6 +97,9 @@ class TrajectorySource:
     slip_rate: float = spec_field(
         "Probability that one action of the demonstrator slips at random.", default=0.0, minimum=0, maximum=1
     )
+    tools: bool = spec_field(
+        "Whether demonstrations call tools; without, the demonstrator answers at once, and no tool is offered.", default=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,43 +118,6 @@ class Limits:
     response_tokens: int = spec_field("Most tokens the model may write in one turn.", unit="tokens", minimum=1)
     context_tokens: int = spec_field("Most tokens in an episode.", unit="tokens", minimum=8)
     tool_calls: int | None = spec_field("Most tool calls in an episode; left out, turns alone bound them.", default=None, minimum=1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Efficiency:
-    """A penalty on tool calls beyond a free number."""
-
-    weight: float = spec_field(
-        "Added per call beyond the free ones; negative to punish.", maximum=0, limit_reason="a penalty is negative, such as -0.1"
-    )
-    free_calls: int = spec_field("Calls that cost nothing.", minimum=0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Repetition:
-    """A penalty on a call that repeats one of the last few."""
-
-    weight: float = spec_field(
-        "Added per repeated call; negative to punish.", maximum=0, limit_reason="a penalty is negative, such as -0.1"
-    )
-    window: int = spec_field("How many earlier calls count.", unit="calls", minimum=1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reward:
-    """The reward of an episode, composed of the world's verifiers. Terms add up."""
-
-    outcome: float = spec_field("Weight of the outcome verifier (0 or 1).", default=1.0)
-    format: float = spec_field("Weight of the share of turns whose action the world could read.", default=0.0)
-    steps: float = spec_field("Weight of the mean of the step verifiers.", default=0.0)
-    outcome_by: Literal["world", "judge"] = spec_field(
-        "Who says whether the outcome is right: the world's verifier, or `engines.judge`.", default="world"
-    )
-    steps_by: Literal["world", "judge"] = spec_field(
-        "Who scores the steps: the world's step verifiers, or `engines.judge` by a rubric.", default="world"
-    )
-    efficiency: Efficiency | None = spec_field("Penalty on many tool calls.", default=None)
-    repetition: Repetition | None = spec_field("Penalty on repeated tool calls.", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -307,7 +275,7 @@ class KeepMixed:
     """Which tasks a phase trains on: those that its starting model solves in some attempts and fails in others."""
 
     attempts: int = spec_field("Attempts at each task.", minimum=2, unit="rollouts")
-    tasks: int | None = spec_field("Most tasks that are kept.", default=None, minimum=1, unit="tasks")
+    tasks: int | None = spec_field("Most tasks of a domain that are kept.", default=None, minimum=1, unit="tasks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -111,6 +111,8 @@ def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Itera
         for name, rate in (("habit_rate", source.habit_rate), ("slip_rate", source.slip_rate)):
             if rate:
                 yield mistake("E0303", (*here, name), "only `synthesize` has a demonstrator", "remove it", at_key=True)
+        if not source.tools:
+            yield mistake("E0303", (*here, "tools"), "the file of a `path` is read as it is", "remove it", at_key=True)
         yield from _check_file((*here, "path"), str(source.path), compilation.root)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from ...specs.build import Problem
-from ...specs.model import Domain, GrpoPhase, Reward, Sft, Spec, Teacher
+from ...specs.model import Domain, GrpoPhase, Sft, Spec, Teacher
+from ...specs.reward import Reward
 from ..compilation import Compilation, mistake
 from ..stages import Stage, stages
 
@@ -60,7 +61,7 @@ def _check_stage(stage: Stage, spec: Spec) -> Iterator[Problem]:
 
 
 def _is_constant(reward: Reward) -> bool:
-    return not any(getattr(reward, field.name) for field in fields(reward) if not field.name.endswith("_by"))
+    return not any((reward.outcome, reward.format, reward.steps, reward.efficiency, reward.repetition))
 
 
 def _check_teacher(name: str, teacher: Teacher, spec: Spec) -> Iterator[Problem]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...specs.build import to_json
 from ...specs.machine import EnginePlacement
-from ...specs.model import Domain, GrpoPhase, Reward, Sft, Spec, StudentSft
+from ...specs.model import Domain, GrpoPhase, Sft, Spec, StudentSft
+from ...specs.reward import Reward
 from ..compilation import Compilation
 from ..plan import Input, Job, Mesh, Role, Sources
 from ..stages import Stage, stages

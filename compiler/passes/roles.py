@@ -57,6 +57,14 @@ def _check_judge(spec: Spec) -> Iterator[Problem]:
     elif not asked:
         fix = "write `outcome_by: judge` in a domain's `reward`, or remove it"
         yield mistake("E0303", ("engines", "judge"), "no domain's `reward` asks for a judge", fix, at_key=True)
+    for name, domain in spec.domains.items():
+        path, by_rubric = ("domains", name, "reward"), domain.reward.steps_by == "judge"
+        if by_rubric and not domain.reward.rubric:
+            fix = "add `rubric`: statements that hold of an episode whose steps are right"
+            yield mistake("E0203", path, "`rubric` is missing: `steps_by: judge` scores by it", fix, at_key=True)
+        elif domain.reward.rubric and not by_rubric:
+            detail = "only a judge reads it"
+            yield mistake("E0303", (*path, "rubric"), detail, "remove it, or write `steps_by: judge`", at_key=True)
 
 
 def _check_phases(spec: Spec) -> Iterator[Problem]:

@@ -18,7 +18,9 @@ from ..engines.protocol import SamplingSettings
 from ..engines.registry import open_engine
 from ..files import write_json
 from ..jobs import JobContext
+from ..judging import open_judge
 from ..report.statistics import wilson
+from ..rewards import outcome_alone
 from ..rollouts import RolloutRequest, collect
 from ..worlds.protocol import Task, World, WorldError
 from ..worlds.registry import make_world
@@ -34,6 +36,7 @@ def run(context: JobContext) -> None:
     tokenizer = load_tokenizer_folder(model_folder)
     precision, engines = context.setting("precision", Precision), context.setting("engines", Engines)
     engine = open_engine(engines.rollout, model_folder, tokenizer, dtype=precision.compute)
+    judge = open_judge(context)
     names = sorted(context.job.settings["domains"])
     total, before = stage.episodes * len(names), 0
     part: dict[str, Any] = {}
@@ -48,11 +51,12 @@ def run(context: JobContext) -> None:
             engine,
             {name: Renderer(tokenizer, world.tools)},
             {name: world},
-            [RolloutRequest(domain=name, task=task, limits=domain.limits, reward=domain.reward) for task in own],
+            [RolloutRequest(domain=name, task=task, limits=domain.limits, reward=outcome_alone(domain.reward)) for task in own],
             SamplingSettings(temperature=stage.temperature, top_p=1.0),
             derived_seed(context.plan.seed, "evaluate", name, context.rank),
             # Ranks move at about one pace, and only the first one shows it.
             lambda over, before=before: context.progress(before + over * context.world_size, total, "episodes"),
+            judge,
         )
         part[name] = {
             "outcomes": [one.outcome for one in trajectories],

@@ -1,10 +1,11 @@
 """The GRPO phases of teachers: group-normalised advantages and a clip that is wider above than below (method, section 5).
 
-For every rollout batch:
+With `keep_mixed`, `keep_mixed.py` first picks the tasks that prompts are drawn from. For every rollout batch:
   1. draw prompts, in equal shares from the phase's domains, and play each of them `samples` times with the current weights;
   2. compose every episode's reward from its world's verifiers, as the spec says, and publish the batch in the ledger;
-  3. advantage = (reward - mean of the group) / spread of the group; a group with equal rewards is dropped,
-     or with `dynamic_sampling: false` kept at advantage 0, where only the KL and the entropy move it;
+  3. advantage = (reward - mean of the group) / spread of the group, with `advantage: process` plus credit that ranks the group's
+     failures by their steps; a group without differences is dropped, or with `dynamic_sampling: false` kept at advantage 0, where
+     only the KL and the entropy move it;
   4. split the groups into `updates` shares, and for each take one optimizer step on the clipped loss, mean over the written
      tokens of its groups (so a long episode counts more than a short one, and no sample is favoured for being short).
 A share without a single informative group is a batch of zero weights: no weight moves, and it is counted.
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...specs.model import Domain, GrpoPhase
-from ..advantages import group_advantages
+from ..advantages import group_advantages, process_advantages
 from ..data.batch import Document, PackedBatch
 from ..engines.protocol import Engine
 from ..jobs import JobContext
@@ -30,6 +31,7 @@ from ..ledger import LedgerSample
 from ..losses import grpo as loss
 from ..losses.weights import token_mean_weights
 from ..rollouts import RolloutRequest, Trajectory
+from .keep_mixed import keep_mixed
 from .on_policy import Actors, OnPolicyBatches, predicts_written, rollout_metrics, spread_over_written
 from .training import train
 
@@ -62,7 +64,7 @@ class GrpoStage:
             requests=self._requests(index),
             score=self._score,
         )
-        advantages = group_advantages([sample.reward for sample in samples], [sample.group for sample in samples])
+        advantages = self._advantages(samples)
         if not self.settings.dynamic_sampling:
             advantages = [advantage or 0.0 for advantage in advantages]
         share = [number for number, sample in enumerate(samples) if sample.group % self.settings.updates == update]
@@ -77,6 +79,13 @@ class GrpoStage:
         trained = [number for number in share if advantages[number] is not None] or share[:1]
         documents = grpo_documents([samples[number] for number in trained], [advantages[number] for number in trained])
         return self._batches.pack(documents, self.settings.sequence_tokens)
+
+    def _advantages(self, samples: Sequence[LedgerSample]) -> list[float | None]:
+        rewards, groups = [sample.reward for sample in samples], [sample.group for sample in samples]
+        if self.settings.advantage == "outcome":
+            return group_advantages(rewards, groups)
+        outcomes, processes = [sample.outcome for sample in samples], [sample.process for sample in samples]
+        return process_advantages(rewards, outcomes, processes, groups, self.settings.process_weight)
 
     def _requests(self, index: int) -> list[RolloutRequest]:
         """Every domain gets the same number of prompts; the first ones get one more where they do not divide."""
@@ -149,5 +158,7 @@ def run(context: JobContext) -> None:
     settings = context.setting("stage", GrpoPhase)
     domains = {name: context.setting_of("domains", name, Domain) for name in settings.domains}
     actors = Actors(context, domains, settings.sampling, settings.sequence_tokens)
+    if settings.keep_mixed is not None:
+        keep_mixed(context, actors, settings.keep_mixed)
     reference = actors.open_scorer(context.input_folder("model")) if settings.reference_kl else None
     train(context, settings, GrpoStage(settings, actors, OnPolicyBatches(context, actors), reference))

@@ -26,6 +26,7 @@ from ..data.tokenizers import load_tokenizer_folder
 from ..engines.protocol import Engine, SamplingSettings
 from ..engines.registry import open_engine
 from ..jobs import JobContext
+from ..judging import open_judge
 from ..ledger import Ledger, LedgerSample
 from ..rollouts import RolloutRequest, Trajectory, collect
 from ..worlds.protocol import Task, WorldError
@@ -51,6 +52,11 @@ class PromptDeck:
     def draw(self, index: int, count: int) -> list[Task]:
         """The tasks of rollout batch `index` (from 0), if every batch draws `count`."""
         return [self._at(place) for place in range(index * count, (index + 1) * count)]
+
+    def keep(self, tasks: Sequence[Task]) -> None:
+        """Draw from these tasks alone."""
+        self.tasks = tasks
+        self._order.cache_clear()
 
     def _at(self, place: int) -> Task:
         passes, offset = divmod(place, len(self.tasks))
@@ -81,6 +87,7 @@ class Actors:
         self.worlds = {name: _world(name, domain) for name, domain in domains.items()}
         self.renderers = {name: Renderer(self.tokenizer, world.tools) for name, world in self.worlds.items()}
         self.decks: dict[str, PromptDeck] = {}
+        self._judge = open_judge(context)
         self._sampling = SamplingSettings(temperature=sampling.temperature, top_p=sampling.top_p)
         for name, domain in domains.items():
             assert domain.prompts is not None and domain.limits is not None
@@ -109,7 +116,7 @@ class Actors:
 
     def play(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
         """Play them with the engine's current weights."""
-        return collect(self.engine, self.renderers, self.worlds, requests, self._sampling, seed)
+        return collect(self.engine, self.renderers, self.worlds, requests, self._sampling, seed, judge=self._judge)
 
     def open_scorer(self, folder: Any) -> Engine:
         """An engine that scores for a teacher or a reference."""
@@ -214,6 +221,7 @@ def _sample(number: int, trajectory: Trajectory, scores: Mapping[str, Any]) -> L
         status=trajectory.status,
         reward=trajectory.reward,
         outcome=trajectory.outcome,
+        process=trajectory.process,
         turns=trajectory.turns,
         interruptions=trajectory.interruptions,
         policy_version=trajectory.policy_version,

@@ -118,6 +118,7 @@ def _demonstration(context: JobContext, one: Assignment, number: int) -> dict[st
         seed=derived_seed(context.job.seed, one.domain, one.source.name, number),
         habit_rate=one.source.habit_rate,
         slip_rate=one.source.slip_rate,
+        tools=one.source.tools,
     )
 
 

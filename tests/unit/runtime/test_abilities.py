@@ -14,6 +14,10 @@ from polymath.specs.diagnostics import ExitCode, UserError
 
 TEMPLATE = Path(__file__).parents[3] / "specs" / "init.yaml"
 TRAINER = "placement.{kind}.trainer"
+ACTING_DEVICES = (
+    "placement={grpo: {trainer: {devices: 1}, rollout: {devices: 1}}, distill: {trainer: {devices: 1}, rollout: {devices: 1}},"
+    " evaluate: {rollout: {devices: 1}}}"
+)
 
 
 def compiled(folder: Path, *overrides: str) -> Plan:
@@ -36,13 +40,10 @@ def test_what_the_small_recipes_ask_for_is_run(tmp_path: Path) -> None:
 def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Path) -> None:
     plan = compiled(
         tmp_path,
-        "engines={rollout: vllm, judge: {url_env: JUDGE_URL, model: a-judge}}",
+        "engines={rollout: vllm}",
         "cluster={accelerator: h200, per_node: 8}",
         "placement={sft: {trainer: {devices: 2, tensor: 2}}, grpo: {trainer: {devices: 2}, rollout: {devices: 2}},"
         " distill: {trainer: {devices: 2}, rollout: {devices: 2}}, evaluate: {rollout: {devices: 2}}}",
-        "domains.tools.reward={outcome_by: judge}",
-        "teachers.operator.phases[0].advantage=process",
-        "teachers.operator.phases[0].keep_mixed={attempts: 5}",
         "precision.experts={format: fp8_blockwise, backend: te}",
         "storage.artifacts=s3://bucket/prefix",
     )
@@ -50,9 +51,6 @@ def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Pat
     for line in (
         "placement.sft.trainer.tensor: 2 (sft, teachers.searcher.1)",
         "engines.rollout: vllm (teachers.operator.1, distill, evaluate.base and 4 more)",
-        "engines.judge: a-judge (teachers.operator.1",
-        "teachers.operator.phases[0].advantage: process (teachers.operator.1)",
-        "teachers.operator.phases[0].keep_mixed",
         "precision.experts.format: fp8_blockwise (sft, ",
         "storage.artifacts",
     ):
@@ -60,10 +58,28 @@ def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Pat
 
 
 def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Path) -> None:
-    plan = compiled(tmp_path, "teachers.operator.phases[0].advantage=process")
+    plan = compiled(tmp_path, "engines.rollout=vllm", ACTING_DEVICES)
     sources = read_sources(tmp_path / "plan")
     refuse_what_cannot_run(plan, sources, [plan.job("import"), plan.job("sft")])
-    assert "phases[0].advantage" in refusal(plan, tmp_path, "teachers.operator.1")
+    assert "engines.rollout: vllm" in refusal(plan, tmp_path, "teachers.operator.1")
+
+
+def test_the_report_s_teachers_are_run(tmp_path: Path) -> None:
+    changes = ("advantage=process", "keep_mixed={attempts: 5, tasks: 8}")
+    plan = compiled(tmp_path, *(f"teachers.operator.phases[0].{change}" for change in changes))
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
+
+
+def test_a_judge_without_an_endpoint_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = "engines.judge={url_env: A_JUDGE, model: a-judge, key_env: A_KEY}"
+    plan = compiled(tmp_path, judge, "domains.tools.reward={outcome_by: judge}")
+    monkeypatch.delenv("A_JUDGE", raising=False)
+    assert "A_JUDGE is not set" in refusal(plan, tmp_path)
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [plan.job("sft"), plan.job("distill")])  # nothing is judged there
+    monkeypatch.setenv("A_JUDGE", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("A_KEY", "sk-secret")
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
+    assert not any("sk-secret" in path.read_text() for path in (tmp_path / "plan").rglob("*") if path.is_file())
 
 
 def test_a_loss_in_parts_is_refused_where_the_spec_says_how_long_a_row_is(tmp_path: Path) -> None:
@@ -99,11 +115,11 @@ def test_another_machine_or_torch_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_launch_and_the_training_entry_refuse_before_they_write_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled(tmp_path, "teachers.operator.phases[0].advantage=process")
+    compiled(tmp_path, "engines.rollout=vllm", ACTING_DEVICES)
     run_dir = tmp_path / "run"
     with pytest.raises(UserError, match="cannot run plan"):
         launch_plan(tmp_path / "plan", run_dir=run_dir)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "1")
     assert main([str(tmp_path / "plan"), "--job", "teachers.operator.1", "--run-dir", str(run_dir)]) == ExitCode.UNFIT
     assert not run_dir.exists()
     assert "cannot run plan" in capsys.readouterr().err

@@ -23,6 +23,7 @@ def _sample(number: int, *, scored: bool = True) -> LedgerSample:
         status="COMPLETED",
         reward=0.1,
         outcome=1.0,
+        process=0.25 * number,
         turns=2,
         interruptions=0,
         policy_version=4,
@@ -129,3 +130,13 @@ def test_a_full_disk_ends_with_one_clear_message_and_no_batch(tmp_path: Path, mo
     assert caught.value.exit_code == 6
     assert not ledger.exists(0)
     assert not list(tmp_path.rglob("part-*"))
+
+
+def test_a_batch_of_another_format_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    _publish(ledger)
+    manifest = tmp_path / "000000" / MANIFEST
+    manifest.write_text(manifest.read_text().replace("polymath.ledger/2", "polymath.ledger/1"))
+    with pytest.raises(UserError, match="another version") as caught:
+        ledger.read(0)
+    assert caught.value.exit_code == 4

@@ -11,7 +11,8 @@ from polymath.runtime.rollouts import RolloutRequest, Trajectory, collect
 from polymath.runtime.worlds.protocol import Task, World
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
-from polymath.specs.model import Limits, Model, Reward
+from polymath.specs.model import Limits, Model
+from polymath.specs.reward import Reward
 
 TOKENIZER = load_tokenizer(Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words"))
 ROOMY = Limits(turns=6, response_tokens=12, context_tokens=128)

@@ -31,9 +31,9 @@ from polymath.specs.model import (
     Model,
     Prompts,
     PromptsPerStep,
-    Reward,
     Support,
 )
+from polymath.specs.reward import Reward
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 MODEL = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")

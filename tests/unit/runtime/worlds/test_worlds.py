@@ -72,6 +72,22 @@ def test_the_oracle_solves_every_task(name: str) -> None:
         assert sum(message["role"] == "assistant" for message in record["messages"]) <= 5
 
 
+@pytest.mark.parametrize("name", ["science", "search", "engineering", "instructions", "scientific_tools"])
+def test_a_demonstration_without_tools_is_the_oracle_s_answer_at_once(name: str) -> None:
+    world = world_of(name)
+    for task in world.tasks("train", 50, 2):
+        whole, direct = demonstrate(world, task, 0, 0.0, 0.0), demonstrate(world, task, 0, 0.0, 0.0, tools=False)
+        assert direct["messages"] == [whole["messages"][0], whole["messages"][-1]]
+        assert direct["outcome"] == 1.0 and direct["tools"] == [] and len(direct["steps"]) == 1
+
+
+def test_a_world_that_wants_to_see_the_calls_has_no_demonstration_without_them() -> None:
+    world = world_of("tools")
+    with pytest.raises(WorldError, match="world `tools` cannot be solved without calls"):
+        for task in world.tasks("train", 20, 2):
+            demonstrate(world, task, 0, 0.0, 0.0, tools=False)
+
+
 @every_world
 def test_the_habit_spoils_the_hard_half_and_nothing_else(name: str) -> None:
     world = world_of(name)
