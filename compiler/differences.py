@@ -14,6 +14,7 @@ from .plan import Job, Plan
 from .provenance import Origin, Origins, leaves
 
 UNSET = "not set"
+ALARMS = "student.distill.alarms."
 _LOST = Origin(value=UNSET, origin="not written")
 
 
@@ -78,9 +79,19 @@ def _changes(before: Mapping[str, Origin], after: Mapping[str, Origin]) -> list[
             continue
         moved = is_place(path, old.value) and is_place(path, new.value)  # an input is what it holds, wherever it lies
         identity = Identity.LABEL if moved else identity_of(path)
+        if any(_skips(path, origins) for origins in (before, after)):
+            identity = Identity.NUMERICS
         origin = (after if path in after else before)[path].origin
         changes.append(Change(path=path, identity=identity.value, before=old.value, after=new.value, origin=origin))
     return changes
+
+
+def _skips(path: str, origins: Mapping[str, Origin]) -> bool:
+    """Whether a value belongs to an alarm that keeps weights from moving, where other alarms are only labels."""
+    if not path.startswith(ALARMS):
+        return False
+    action = origins.get(f"{ALARMS}{path.removeprefix(ALARMS).split('.')[0]}.action", _LOST)
+    return bool(action.value == "skip")
 
 
 def _content_changes(before: Plan, after: Plan) -> list[Change]:

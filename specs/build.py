@@ -68,7 +68,7 @@ def kept(kind: Any, data: Any, classes: Collection[Identity]) -> Any:
         return {
             name: kept(fields[name][1], value, classes)
             for name, value in values.items()
-            if "spec" not in fields[name][0].metadata or fields[name][0].metadata["spec"].identity in classes
+            if "spec" not in fields[name][0].metadata or fields[name][0].metadata["spec"].identity_of(value) in classes
         }
     inner = get_args(member)[1] if get_args(member) else Any
     return {name: kept(inner, value, classes) for name, value in values.items()}

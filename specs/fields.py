@@ -39,6 +39,11 @@ class FieldInfo:
     reference: str | None = None
     key: str | None = None  # the name in YAML where it is a Python keyword ("from")
     examples: tuple[Any, ...] = ()
+    numerics_when: Callable[[Any], bool] | None = None  # of which values, as plain data, the identity is numerics after all
+
+    def identity_of(self, value: Any) -> Identity:
+        """What changes with this value of the field, as plain data."""
+        return Identity.NUMERICS if self.numerics_when is not None and self.numerics_when(value) else self.identity
 
 
 def spec_field(

@@ -1,6 +1,6 @@
 """What an engine is: token ids in, token ids and log-probabilities out.
 
-Shapes: T tokens of one sequence, K tokens of the support.
+Shapes: T tokens of one sequence, K tokens of the support, Y layers with experts, C experts that a token visits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ class Capabilities:
 
     full_vocabulary_scores: bool
     largest_top_k: int | None  # None: the whole vocabulary
+    expert_choices: bool  # whether it says which experts a token visits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,10 @@ class Engine(Protocol):
 
     def score_tokens(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """float32 [T-1] each: the log-probability of every token but the first."""
+        ...
+
+    def expert_choices(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """int64 [T, Y, C] each: the experts that every token visits, in any order; for engines that are capable of it."""
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:

@@ -13,7 +13,7 @@ What it does not do: differentiate twice; touch a row of the head outside all su
 The head's gradient is one dense [V, H] tensor, because sharding reduces it as such. On a CPU its memory comes zeroed from the
 kernel, page by page as rows are written, so that rows in no support cost nothing here.
 
-Shapes: N tokens, H hidden width, V vocabulary, K tokens of the support, U ids that are in some support, M watched tokens.
+Shapes: N tokens, H hidden width, V vocabulary, K tokens of the support, U ids that are in some support.
 """
 
 import mmap
@@ -48,23 +48,10 @@ def token_loss(hidden_NH: Tensor, head_VH: Tensor, support_ids_NK: Tensor, suppo
     return _SubsetReverseKl.apply(hidden_NH, head_VH, support_ids_NK, support_logprobs_NK)  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
-def coverage(hidden_MH: Tensor, head_VH: Tensor, support_ids_MK: Tensor) -> Tensor:
-    """The student's probability of the support, float32 [M]. It needs every logit: watch a sample of the tokens.
-
-    The head is read once, some rows at a time, with a running log-sum-exp: nothing of size [M, V] is built.
-    """
-    support_MK = _support_logits(hidden_MH, head_VH, support_ids_MK)
-    total_M = support_MK.new_full((len(support_MK),), -torch.inf)
-    for rows_vH in head_VH.split(_num_per_chunk(head_VH, len(hidden_MH) * support_MK.element_size())):
-        total_M = torch.logaddexp(total_M, (hidden_MH @ rows_vH.T).to(support_MK.dtype).logsumexp(dim=-1))
-    return (support_MK.logsumexp(dim=-1) - total_M).exp()
-
-
 class _SubsetReverseKl(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor, teacher_logprobs_NK: Tensor) -> Tensor:
-        student_NK = _support_logits(hidden_NH, head_VH, ids_NK).log_softmax(dim=-1)
+        student_NK = support_logits(hidden_NH, head_VH, ids_NK).log_softmax(dim=-1)
         teacher_NK = teacher_logprobs_NK.to(student_NK.dtype).log_softmax(dim=-1)
         # Where the student has probability 0 the term is 0 (its limit); -inf - -inf or 0 * -inf would be NaN.
         possible_NK = student_NK.isfinite()
@@ -89,7 +76,7 @@ class _SubsetReverseKl(torch.autograd.Function):
         )
 
 
-def _support_logits(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
+def support_logits(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
     """`hidden_NH . head_VH[ids_NK]`, in float32 or better."""
     if not ids_NK.numel():
         return ids_NK.to(torch.promote_types(hidden_NH.dtype, torch.float32))
@@ -105,7 +92,7 @@ def _logits_by_id(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
     """In float32 from bfloat16, which the sampled product does not know: a row is converted once for all of its tokens."""
     logits_NK = torch.empty(ids_NK.shape)
     hidden_NH = hidden_NH.float()
-    for place in _places_of_ids(ids_NK, _num_per_chunk(head_VH, head_VH.shape[1] * 4)):
+    for place in _places_of_ids(ids_NK, num_per_chunk(head_VH, head_VH.shape[1] * 4)):
         rows_uH = head_VH[place.ids_u].float()
         logits_NK.view(-1)[place.places] = _sampled_product(place.starts_u, place.tokens, rows_uH, hidden_NH)
     return logits_NK
@@ -114,7 +101,7 @@ def _logits_by_id(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
 def _logits_of_gathered_rows(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
     """In float32 or better by a batched product, some tokens at a time."""
     dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
-    num_tokens = _num_per_chunk(head_VH, ids_NK.shape[1] * head_VH.shape[1] * dtype.itemsize)
+    num_tokens = num_per_chunk(head_VH, ids_NK.shape[1] * head_VH.shape[1] * dtype.itemsize)
     pieces = zip(hidden_NH.split(num_tokens), ids_NK.split(num_tokens), strict=True)
     return torch.cat([torch.bmm(head_VH[ids].to(dtype), hidden.to(dtype).unsqueeze(-1)).squeeze(-1) for hidden, ids in pieces])
 
@@ -134,7 +121,7 @@ def _hidden_gradient(head_VH: Tensor, ids_NK: Tensor, weight_NK: Tensor) -> Tens
 
 def _head_gradient(hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor, weight_NK: Tensor) -> Tensor:
     gradient_VH = _zeros_like(head_VH)
-    for place in _places_of_ids(ids_NK, _num_per_chunk(head_VH, head_VH.shape[1] * head_VH.element_size())):
+    for place in _places_of_ids(ids_NK, num_per_chunk(head_VH, head_VH.shape[1] * head_VH.element_size())):
         weights = weight_NK.view(-1)[place.places]
         bags_u = place.starts_u[:-1]
         gradient_VH[place.ids_u] = F.embedding_bag(place.tokens, hidden_NH, bags_u, per_sample_weights=weights, mode="sum")
@@ -177,5 +164,5 @@ def _zeros_like(head_VH: Tensor) -> Tensor:
     return torch.frombuffer(memory, dtype=head_VH.dtype).view_as(head_VH)
 
 
-def _num_per_chunk(head_VH: Tensor, bytes_each: int) -> int:
+def num_per_chunk(head_VH: Tensor, bytes_each: int) -> int:
     return max(1, (CUDA_CHUNK_BYTES if head_VH.is_cuda else CHUNK_BYTES) // max(1, bytes_each))

@@ -10,15 +10,15 @@ For every step:
      samples, then over the active domains, counted over the whole global batch.
 The loss reads hidden states and the support's rows of the output head; no logits of the whole vocabulary are computed for it.
 Coverage, the student's mass on the support, is watched at a sample of the tokens: nothing in the loss pushes mass back into it.
+What else is watched, and the alarms: `diagnostics.py`.
 What it does not do: use rewards (they are only reported), importance weights, temperatures or clipping, or train on old rollouts.
 
 Source: Agents-A1 (arXiv 2606.30616), knowledge-action section.
 
-Shapes: N positions with a weight, M of them watched, V vocabulary, H hidden width, D domains, T tokens of one sample, W tokens it
+Shapes: N positions with a weight, V vocabulary, H hidden width, D domains, T tokens of one sample, W tokens it
 wrote, K tokens of the support.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import CoverageAlarm, Distill, Domain
+from ...specs.model import Distill, Domain
 from ..data.batch import Document, PackedBatch
 from ..data.tokenizers import load_tokenizer_folder, require_same_tokenizer
 from ..engines.protocol import Engine
@@ -35,16 +35,14 @@ from ..ledger import LedgerSample
 from ..losses import subset
 from ..losses.weights import sample_domain_weights
 from ..rollouts import RolloutRequest, Trajectory
-from .on_policy import Actors, OnPolicyBatches, derived_seed, predicts_written, rollout_metrics, spread_over_written
+from .diagnostics import Alarms, WatchedTokens, domain_metrics, routing_metrics
+from .on_policy import Actors, OnPolicyBatches, by_domain, derived_seed, predicts_written, rollout_metrics, spread_over_written
 from .training import train
 
 if TYPE_CHECKING:
     from ..trainer.trainer import PolymathTrainer, TrainedTokens
 
 ROUNDING_OF_LOGPROBS = 1e-3  # a probability of 1 may come out a little above it
-COVERAGE_BINS = 2000  # quantiles of a sum over ranks come from a histogram; a bin is 0.0005 wide
-
-logger = logging.getLogger(__name__)
 
 
 class DistillStage:
@@ -67,7 +65,9 @@ class DistillStage:
         self._domains = tuple(actors.domains)
         self._metrics: dict[str, float] = {}
         self._active = 0
-        self._is_alarmed = False  # a warning is given when coverage falls, not at every step that it stays low
+        self._step = 0
+        self._watched = WatchedTokens(self._domains, actors.tokenizer.invalid_ids)
+        self._alarms = Alarms(batches.context, settings.alarms, self._domains)
 
     def attach(self, trainer: "PolymathTrainer") -> None:
         """Take the student's weights from this trainer."""
@@ -77,11 +77,20 @@ class DistillStage:
         """The rows of one step (from 1)."""
         due = step - 1
         samples = self._batches.batch(due, version=due, oldest_version=due, requests=self._requests(due), score=self._score)
-        self._metrics = rollout_metrics(samples)
+        self._step = step
+        self._metrics = {**rollout_metrics(samples), **domain_metrics(samples), **self._routing_metrics(step, samples)}
         self._active = len({sample.domain for sample in samples if sample.num_written})
         written = [sample.num_written for sample in samples]
         watched = watched_tokens(written, self.settings.loss.coverage_positions, derived_seed("coverage", step))
         return self._batches.pack(distill_documents(samples, self._domains, watched), self.settings.sequence_tokens)
+
+    def _routing_metrics(self, step: int, samples: Sequence[LedgerSample]) -> dict[str, float]:
+        diagnostics, engine = self.settings.diagnostics, self._actors.engine
+        if (step - 1) % diagnostics.every_steps or not engine.capabilities.expert_choices:
+            return {}
+        first = [sample for _, own in by_domain(samples) for sample in own[: diagnostics.samples_per_domain]]
+        self._batches.sync_engine(version=step - 1)
+        return routing_metrics(first, self._domains, self._batches, self.settings.sequence_tokens)
 
     def _requests(self, index: int) -> list[RolloutRequest]:
         per_domain = self.settings.prompts_per_step.per_domain
@@ -109,16 +118,11 @@ class DistillStage:
 
     def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
         """Reverse KL of each written token on its teacher's support."""
-        support_ids_NK, domain_N, watched_N = (tokens.extras[name] for name in ("support_ids", "domain", "watched"))
-        loss_N = subset.token_loss(hidden_NH, head_VH, support_ids_NK, tokens.extras["support_logprobs"])
-        coverage_M = subset.coverage(hidden_NH[watched_N], head_VH, support_ids_NK[watched_N])
-        domain_M = domain_N[watched_N]
+        domain_N = tokens.extras["domain"]
+        loss_N = subset.token_loss(hidden_NH, head_VH, tokens.extras["support_ids"], tokens.extras["support_logprobs"])
         per_domain_D = torch.zeros(len(self._domains), device=domain_N.device)
-        bins_M = (coverage_M.clamp(0, 1) * COVERAGE_BINS).long().clamp(max=COVERAGE_BINS - 1)
         return loss_N, {
-            "coverage_histogram": torch.bincount(bins_M, minlength=COVERAGE_BINS),
-            "coverage": per_domain_D.index_add(0, domain_M, coverage_M),
-            "watched": torch.bincount(domain_M, minlength=len(self._domains)),
+            **self._watched.sums(hidden_NH, head_VH, tokens),
             "tokens": torch.bincount(domain_N, minlength=len(self._domains)),
             "loss": per_domain_D.index_add(0, domain_N, (tokens.weight_N * loss_N).detach()),
         }
@@ -127,24 +131,15 @@ class DistillStage:
         """The step's metrics.
 
         Raises:
-            UserError: coverage fell below the spec's alarm, and the spec says stop.
+            UserError: an alarm fired, and the spec says stop.
         """
-        if not sums:
-            return self._metrics
-        metrics = {**self._metrics, **coverage_metrics(sums["coverage_histogram"], sums["coverage"].sum())}
-        for place, domain in enumerate(self._domains):
-            if sums["tokens"][place]:
-                metrics[f"kl.{domain}"] = sums["loss"][place].item() * self._active  # undoes the mean over active domains
-            if watched := sums["watched"][place].item():
-                metrics[f"coverage_mean.{domain}"] = sums["coverage"][place].item() / watched
-        alarm = self.settings.alarms.coverage_p05
-        if alarm is not None:
-            is_low = metrics["coverage_p05"] < alarm.below
-            metrics["coverage_alarm"] = float(is_low)
-            if is_low and not self._is_alarmed:
-                sound_alarm(alarm, metrics["coverage_p05"])
-            self._is_alarmed = is_low
-        return metrics
+        metrics = dict(self._metrics)
+        if sums:
+            metrics |= self._watched.metrics(sums)
+            for place, domain in enumerate(self._domains):
+                if sums["tokens"][place]:
+                    metrics[f"kl.{domain}"] = sums["loss"][place].item() * self._active  # undoes the mean over active domains
+        return metrics | self._alarms.judge(self._step, metrics)
 
     def result(self) -> dict[str, Any]:
         """What distillation saw; `tokens` is what the control run of SFT is given as well."""
@@ -152,7 +147,7 @@ class DistillStage:
 
 
 def watched_tokens(written: Sequence[int], most: int, seed: int) -> list[Tensor]:
-    """bool [W] per sample: whose coverage is measured. All of them, or `most` drawn from the whole batch without replacement.
+    """bool [W] per sample: which tokens are watched. All of them, or `most` drawn from the whole batch without replacement.
 
     Args:
         written: tokens that the student wrote, per sample.
@@ -183,7 +178,7 @@ def require_sound_support(teacher: str, ids_TK: Tensor, logprobs_TK: Tensor) -> 
 
 
 def distill_documents(samples: Sequence[LedgerSample], domains: Sequence[str], watched: Sequence[Tensor]) -> list[Document]:
-    """One document per sample, weighted by sample and domain over the whole batch; of `watched` tokens coverage is measured."""
+    """One document per sample, weighted by sample and domain over the whole batch; `watched` says which tokens are watched."""
     weights = sample_domain_weights([sample.num_written for sample in samples], [sample.domain for sample in samples])
     documents = []
     for sample, weight, watched_W in zip(samples, weights, watched, strict=True):
@@ -192,43 +187,12 @@ def distill_documents(samples: Sequence[LedgerSample], domains: Sequence[str], w
         extras = {
             "support_ids": spread_over_written(sample.support_ids_WK, mask_T),
             "support_logprobs": spread_over_written(sample.support_logprobs_WK, mask_T),
+            "rollout_logprobs": torch.tensor(sample.logprobs[1:], dtype=torch.float32),
             "domain": torch.full((len(mask_T),), domains.index(sample.domain)),
             "watched": spread_over_written(watched_W, mask_T),
         }
         documents.append(Document(ids=sample.ids, written=sample.written, weight_T=mask_T * weight, extras=extras))
     return documents
-
-
-def coverage_metrics(histogram: Tensor, total: Tensor) -> dict[str, float]:
-    """Mean and 5 % quantile of coverage over all watched tokens; 1 where there are none."""
-    count = histogram.sum().item()
-    if not count:
-        return {"coverage_mean": 1.0, "coverage_p05": 1.0}
-    cumulative = histogram.double().cumsum(0)
-    wanted = 0.05 * count
-    place = int((cumulative < wanted).sum())
-    before = cumulative[place - 1].item() if place else 0.0
-    within = (wanted - before) / histogram[place].item()  # as if a bin's tokens were spread evenly over it
-    return {"coverage_mean": total.item() / count, "coverage_p05": (place + within) / COVERAGE_BINS}
-
-
-def sound_alarm(alarm: CoverageAlarm, coverage_p05: float) -> None:
-    """Say that coverage is low.
-
-    Raises:
-        UserError: the alarm's action is to stop.
-    """
-    message = (
-        f"the student puts {coverage_p05:.3f} or less of its mass on the teacher's support at one token in twenty "
-        f"(alarm below {alarm.below:g}): the loss no longer sees what it does elsewhere"
-    )
-    if alarm.action == "stop":
-        raise UserError(
-            message,
-            exit_code=ExitCode.FAILED,
-            fix="start the teachers from the student's SFT checkpoint, raise `support.top_k`, or lower the learning rate",
-        )
-    logger.warning(message)
 
 
 def run(context: JobContext) -> None:

@@ -142,7 +142,7 @@ class OnPolicyBatches:
     def __init__(self, context: JobContext, actors: Actors) -> None:
         self.ledger = Ledger(context.folder / "batches")
         self.actors = actors
-        self._context = context
+        self.context = context
         self._trainer: PolymathTrainer | None = None
         self._last: tuple[int, list[LedgerSample]] | None = None
         self._seen: dict[int, Counter[str]] = {}
@@ -171,10 +171,20 @@ class OnPolicyBatches:
             self._seen[index] = totals(samples)
         return self._last[1]
 
-    def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
-        context = self._context
+    @property
+    def trainer(self) -> "PolymathTrainer":
+        """Whose weights act."""
         assert self._trainer is not None
-        self.actors.engine.load_weights(self._trainer.full_weights(), policy_version=version)
+        return self._trainer
+
+    def sync_engine(self, version: int) -> None:
+        """Give the engine the trainer's weights, unless it has them; a batch that was read from the ledger needs none. Collective."""
+        if self.actors.engine.policy_version != version:
+            self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
+
+    def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
+        context = self.context
+        self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
         own = [number for number, request in enumerate(requests) if request.group % context.world_size == context.rank]
         trajectories = self.actors.play([requests[number] for number in own], derived_seed(context.job.seed, index, context.rank))
         scores = score(trajectories)
@@ -203,8 +213,7 @@ class OnPolicyBatches:
 
     def pack(self, documents: Sequence[Document], sequence_tokens: int) -> PackedBatch:
         """Rows for every rank: padded with rows of weight 0 to a multiple of data-parallel degree times micro-batch."""
-        assert self._trainer is not None
-        multiple = self._trainer.data_parallel_size * self._trainer.config.training.local_batch_size
+        multiple = self.trainer.data_parallel_size * self.trainer.config.training.local_batch_size
         needed = len(bins([len(document.ids) - 1 for document in documents], sequence_tokens))
         return pack(documents, sequence_tokens, rows=-(-needed // multiple) * multiple, pad_id=self.actors.tokenizer.pad_id)
 

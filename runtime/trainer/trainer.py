@@ -4,7 +4,8 @@ What it does: takes the stage's global batch, gives this rank its rows, and mini
 weights sum to 1 over the global batch and torchtitan's gradient divide factor is 1, so every layout minimises the same number.
 What it does not do: choose data, weights or losses; the stages do.
 
-Shapes: B rows, L positions, N positions with a weight, V vocabulary, H hidden width.
+Shapes: B rows, L positions, N positions with a weight, V vocabulary, H hidden width, Y layers with experts, C experts that a token
+visits.
 """
 
 import json
@@ -24,11 +25,11 @@ from torchtitan.trainer import Trainer
 from ...specs.diagnostics import ExitCode, UserError
 from ..data.batch import PackedBatch, slice_rows
 from ..jobs import Interrupted, JobContext
+from ..monitors import UPDATE_SKIPPED
 from .guard import GuardedOptimizers, require_finite
 from .metrics import StepMetrics
 from .model import document_inputs, transformers_weights
-
-UPDATE_SKIPPED = "update_skipped"  # the metric by which a stage keeps a step from moving weights
+from .routing import recorded_choices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,13 +216,7 @@ class PolymathTrainer(Trainer):
     def train_step(self, data_iterator: Iterator[Any]) -> None:
         """One optimizer step on this rank's share of the stage's global batch."""
         batch = self.stage.next_batch(self.step)
-        rows = batch.tokens_BL.shape[0]
-        micro_rows = self.config.training.local_batch_size
-        rows_per_rank, rest = divmod(rows, self.data_parallel_size)
-        assert rest == 0 and rows_per_rank % micro_rows == 0, f"{rows} rows do not fit {self.data_parallel_size} x {micro_rows}"
-
-        first = self.data_parallel_rank * rows_per_rank
-        micros = [slice_rows(batch, first + start, first + start + micro_rows) for start in range(0, rows_per_rank, micro_rows)]
+        micros = self._own(batch)
         self.gradient_accumulation_steps = len(micros)
         self.metrics_processor.tokens = int((batch.loss_weight_BL != 0).sum())
         self.metrics_processor.ntokens_since_last_log += sum(micro.tokens_BL.numel() for micro in micros)
@@ -232,6 +227,15 @@ class PolymathTrainer(Trainer):
             self._pass_over()
             return
         super().train_step(iter([({"micro": micro}, micro.labels_BL) for micro in micros]))
+
+    def _own(self, batch: PackedBatch) -> list[PackedBatch]:
+        """This rank's micro-batches of a global batch."""
+        rows = batch.tokens_BL.shape[0]
+        micro_rows = self.config.training.local_batch_size
+        rows_per_rank, rest = divmod(rows, self.data_parallel_size)
+        assert rest == 0 and rows_per_rank % micro_rows == 0, f"{rows} rows do not fit {self.data_parallel_size} x {micro_rows}"
+        first = self.data_parallel_rank * rows_per_rank
+        return [slice_rows(batch, first + start, first + start + micro_rows) for start in range(0, rows_per_rank, micro_rows)]
 
     def _pass_over(self) -> None:
         """A step without anything to train moves no weight: AdamW would still follow its momentum and its decay."""
@@ -276,6 +280,18 @@ class PolymathTrainer(Trainer):
         require_finite(self._loss, self.model_parts[0].parameters(), self.step)
         self._measured = self._reduced_metrics()
         return not self._measured.get(UPDATE_SKIPPED)
+
+    @torch.no_grad()
+    def expert_choices(self, batch: PackedBatch) -> list[tuple[PackedBatch, Tensor]]:
+        """This rank's micro-batches, each with the experts that its tokens visit, int64 [B, L, Y, C]. Collective."""
+        found: list[tuple[PackedBatch, Tensor]] = []
+        for micro in self._own(batch):
+            inputs, _, extra_kwargs = self.post_dataloading_process({"micro": micro}, micro.labels_BL)
+            del extra_kwargs["micro"]
+            with self.train_context(), recorded_choices(self.model_parts[0]) as layers:
+                self.model_parts[0](inputs, **extra_kwargs)
+            found.append((micro, torch.stack(layers, dim=2).cpu()))
+        return found
 
     def full_weights(self) -> dict[str, Tensor]:
         """The current weights as full tensors under transformers' names. Collective."""

@@ -25,6 +25,7 @@ from statistics import median
 
 import torch
 from polymath.runtime.losses import distill, subset
+from polymath.runtime.losses.watched import watch
 from torch import Tensor
 
 VOCABULARY = 151_936  # of Qwen3
@@ -213,7 +214,7 @@ def cosines(tokens: int = 128, width: int = 256, scale: float = 0.25) -> dict[in
         hidden, head = (
             torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in zip(own, full, strict=True)
         )
-        found[k] = (hidden, head, subset.coverage(hidden_NH, head_VH, top.indices).mean().item())
+        found[k] = (hidden, head, watch(hidden_NH, head_VH, top.indices, top.indices[:, 0]).coverage_M.mean().item())
     return found
 
 

@@ -46,6 +46,7 @@ def test_a_learning_rate_reruns_its_job_and_all_that_follow_and_names_the_line(t
         ("checkpoint.every_steps=3", "placement", False, True),
         ("storage.runs=elsewhere", "label", False, False),
         ("student.distill.alarms.coverage_p05.below=0.25", "label", False, False),
+        ("student.distill.diagnostics.every_steps=3", "label", False, False),
         ("evaluate.temperature=1", "numerics", True, False),
     ],
 )
@@ -54,6 +55,23 @@ def test_changes_are_told_apart(override: str, identity: str, reruns: bool, repl
     assert found and {one.identity for one in found.changes} == {identity}
     assert (bool(found.reruns), bool(found.replaced)) == (reruns, replaced)
     assert all(one.origin == f"--set {override}" for one in found.changes if one.path == override.split("=")[0])
+
+
+@pytest.mark.parametrize(("action", "identity"), [("warn", "label"), ("stop", "label"), ("skip", "numerics")])
+def test_an_alarm_reruns_a_job_only_where_it_skips_updates(action: str, identity: str) -> None:
+    found = differ(f"student.distill.alarms.truncated={{above: 0.5, action: {action}}}")
+    assert {one.identity for one in found.changes} == {identity}
+    assert ("distill" in {one.job for one in found.reruns}) == (action == "skip")
+
+
+def test_the_threshold_of_an_alarm_that_skips_updates_decides_the_weights() -> None:
+    skip = "student.distill.alarms.coverage_p05={below: 0.5, action: skip}"
+    threshold = "student.distill.alarms.coverage_p05.below=0.25"
+    found = compare(*plan_of(TEMPLATE, [skip]), *plan_of(TEMPLATE, [skip, threshold]))
+    assert [(one.path.rpartition(".")[2], one.identity) for one in found.changes] == [("below", "numerics")]
+    assert {one.job: one.causes for one in found.reruns}["distill"] == (
+        f"student.distill.alarms.coverage_p05.below (--set {threshold})",
+    )
 
 
 def test_a_new_seed_reruns_everything() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from polymath.runtime.losses import distill, subset
+from polymath.runtime.losses.watched import watch
 from torch import Tensor
 
 TOKENS, WIDTH, VOCABULARY, K = 37, 16, 53, 6
@@ -101,7 +102,7 @@ def test_the_full_kl_splits_into_support_coverage_and_tail() -> None:
     teacher_NV = torch.randn(student_NV.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
     inside_NV = torch.zeros_like(student_NV, dtype=torch.bool).scatter(1, ids_NK, True)
     rho, rho_q = (log.exp().where(inside_NV, 0).sum(-1) for log in (student_NV, teacher_NV))
-    assert torch.allclose(subset.coverage(hidden_NH, head_VH, ids_NK), rho)
+    assert torch.allclose(watch(hidden_NH, head_VH, ids_NK, ids_NK[:, 0]).coverage_M, rho)
     tails = [log.masked_fill(inside_NV, -torch.inf).log_softmax(-1).masked_fill(inside_NV, 0) for log in (student_NV, teacher_NV)]
     tail = (tails[0].exp() * (tails[0] - tails[1])).sum(-1)
     bernoulli = rho * (rho / rho_q).log() + (1 - rho) * ((1 - rho) / (1 - rho_q)).log()
@@ -154,7 +155,6 @@ def test_no_tokens_give_an_empty_loss_that_still_reaches_hidden_states_and_head(
     assert loss_N.shape == (0,)
     for gradient, like in zip(torch.autograd.grad(loss_N.sum(), (hidden_NH, head_VH)), (hidden_NH, head_VH), strict=True):
         assert torch.equal(gradient, torch.zeros_like(like))
-    assert subset.coverage(hidden_NH[:0], head_VH, ids_NK[:0]).shape == (0,)
 
 
 def test_a_repeated_id_counts_as_often_as_it_is_there_as_with_logits() -> None:
@@ -174,15 +174,6 @@ def test_a_token_that_the_student_cannot_write_makes_no_nan() -> None:
     assert loss_N.isfinite().all()
     for gradient in _gradients(loss_N, torch.ones(1), hidden_NH, head_VH):
         assert gradient.isfinite().all()
-
-
-@pytest.mark.usefixtures("chunk_bytes")
-def test_coverage_is_the_mass_of_the_support_and_carries_no_gradient() -> None:
-    hidden_NH, head_VH, ids_NK, logprobs_NK = _inputs()
-    found = subset.coverage(hidden_NH, head_VH, ids_NK)
-    expected = distill.token_loss(hidden_NH @ head_VH.T, ids_NK, logprobs_NK).coverage_N
-    assert not found.requires_grad
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_memory_in_use_does_not_grow_with_tokens_times_vocabulary() -> None:

@@ -13,16 +13,16 @@ from polymath.compiler.plan import Input, Job, Plan, Sources
 from polymath.runtime.data.batch import PackedBatch, slice_rows
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import JobContext
-from polymath.runtime.stages.distill import DistillStage, coverage_metrics, sound_alarm
+from polymath.runtime.monitors import MONITORS
+from polymath.runtime.stages.distill import DistillStage
 from polymath.runtime.stages.grpo import GrpoStage
 from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches, PromptDeck
 from polymath.runtime.worlds.protocol import Task
+from polymath.specs.alarms import Alarms, LowShareAlarm
 from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
 from polymath.specs.machine import Cluster, Engines, ExpertPrecision, Precision
 from polymath.specs.model import (
-    Alarms,
-    CoverageAlarm,
     Distill,
     DistillLoss,
     Domain,
@@ -118,8 +118,23 @@ class StubTrainer:
             loss = (loss_N * tokens.weight_N).sum()
             loss.backward()
             total += loss.item()
-            sums = {name: sums.get(name, 0) + value for name, value in extra_sums.items()}
+            for name, value in extra_sums.items():
+                known = sums.get(name, torch.zeros_like(value))
+                sums[name] = torch.maximum(known, value) if name.endswith("_max") else known + value
         return total, stage.summarize(sums)
+
+    def reduced(self, sums: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return sums
+
+    def expert_choices(self, batch: PackedBatch) -> list[tuple[PackedBatch, torch.Tensor]]:
+        """Of each document alone, as attention that keeps documents apart sees it; one micro-batch."""
+        rows = []
+        for tokens_L, documents_L in zip(batch.tokens_BL, batch.documents_BL, strict=True):
+            lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
+            parts = [self.model.model(part[None], output_router_logits=True).router_logits for part in tokens_L.split(lengths)]
+            layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+            rows.append(torch.stack([logits_LE.topk(2, dim=-1).indices for logits_LE in layers], dim=1))
+        return [(batch, torch.stack(rows))]
 
     def _packed_hidden(self, tokens_L: torch.Tensor, documents_L: torch.Tensor) -> torch.Tensor:
         lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
@@ -166,10 +181,11 @@ def context(tmp_path: Path, models: Mapping[str, Path], monkeypatch: pytest.Monk
     return _context(tmp_path, models, monkeypatch)
 
 
-def _distill(context: JobContext, models: Mapping[str, Path], trainer: StubTrainer) -> DistillStage:
-    actors = Actors(context, DOMAINS, DISTILL.sampling, ROW)
+def _distill(context: JobContext, models: Mapping[str, Path], trainer: StubTrainer, **changes: Any) -> DistillStage:
+    settings = dataclasses.replace(DISTILL, **changes)
+    actors = Actors(context, DOMAINS, settings.sampling, ROW)
     teachers = {name: actors.open_scorer(models[name]) for name in ("a", "b")}
-    stage = DistillStage(DISTILL, actors, OnPolicyBatches(context, actors), teachers, {"science": "a", "search": "b"})
+    stage = DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, {"science": "a", "search": "b"})
     stage.attach(trainer)  # type: ignore[arg-type]
     return stage
 
@@ -215,6 +231,52 @@ def test_the_distillation_loss_is_the_mean_over_samples_then_domains(context: Jo
     assert value == pytest.approx(sum(means.values()) / 2, rel=1e-4)
     assert metrics["kl.science"] == pytest.approx(means["science"], rel=1e-4)
     assert 0 < metrics["coverage_p05"] <= metrics["coverage_mean"] <= 1
+
+
+def test_what_is_watched_is_there_for_every_domain_and_engine_and_trainer_agree(
+    context: JobContext, models: Mapping[str, Path]
+) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _distill(context, models, trainer)
+    _, metrics = trainer.loss(stage, stage.next_batch(1))
+    samples = stage._batches.ledger.read(0)
+    for domain in DOMAINS:
+        own = [sample for sample in samples if sample.domain == domain]
+        assert {f"{monitor.metric}.{domain}" for monitor in MONITORS} <= metrics.keys()
+        assert metrics[f"trained_tokens.{domain}"] == sum(sample.num_written for sample in own)
+        assert metrics[f"logprob_gap.{domain}"] <= metrics[f"logprob_gap_max.{domain}"] < 1e-4
+        assert metrics[f"routing_agreement.{domain}"] == metrics[f"routing_equal.{domain}"] == 1.0
+        assert 0 <= metrics[f"top_k_overlap.{domain}"] <= 1
+    stage.next_batch(2)
+    assert not [name for name in stage._metrics if name.startswith("routing")]  # that was measured at the first step
+
+
+def test_another_models_rollouts_and_experts_show(context: JobContext, models: Mapping[str, Path]) -> None:
+    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage.next_batch(1)
+    other = StubTrainer(models["a"])
+    stage = _distill(context, models, other)  # reads the ledger, and its engine still has the student's weights
+    _, metrics = other.loss(stage, stage.next_batch(1))
+    for domain in DOMAINS:
+        assert metrics[f"logprob_gap.{domain}"] > 0.05
+        assert metrics[f"routing_agreement.{domain}"] < 0.9
+
+
+def test_a_student_that_is_its_own_teacher_shares_its_whole_top_k(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _distill(context, {**models, "a": models["student"], "b": models["student"]}, trainer)
+    _, metrics = trainer.loss(stage, stage.next_batch(1))
+    for domain in DOMAINS:
+        assert metrics[f"top_k_overlap.{domain}"] > 0.99
+        assert metrics[f"kl.{domain}"] < 1e-5
+
+
+def test_an_alarm_that_skips_keeps_the_step_from_training(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _distill(context, models, trainer, alarms=Alarms(coverage_p05=LowShareAlarm(below=1.0, action="skip")))
+    _, metrics = trainer.loss(stage, stage.next_batch(1))
+    assert metrics["update_skipped"] == 1.0
+    assert metrics["trained_tokens.science"] == 0.0
 
 
 def test_value_and_gradient_do_not_depend_on_ranks_and_micro_batches(context: JobContext, models: Mapping[str, Path]) -> None:
@@ -385,36 +447,3 @@ def test_a_deck_deals_every_task_once_a_pass_and_shuffles_anew() -> None:
     assert all(sorted(one) == [str(number) for number in range(7)] for one in passes)
     assert len({tuple(one) for one in passes}) > 1
     assert [task.key for task in PromptDeck(tasks, seed=1).draw(5, 3)] == dealt[15:18]
-
-
-def test_coverage_quantiles_come_from_the_histogram() -> None:
-    coverage_N = torch.cat([torch.full((5,), 0.3), torch.full((95,), 0.9)])
-    histogram = torch.bincount((coverage_N * 2000).long(), minlength=2000)
-    metrics = coverage_metrics(histogram, coverage_N.sum())
-    assert metrics["coverage_mean"] == pytest.approx(0.87, abs=1e-4)
-    assert metrics["coverage_p05"] == pytest.approx(0.3, abs=1e-3)
-    assert coverage_metrics(torch.zeros(2000), torch.tensor(0.0)) == {"coverage_mean": 1.0, "coverage_p05": 1.0}
-
-
-def test_the_coverage_alarm_warns_or_stops(caplog: pytest.LogCaptureFixture) -> None:
-    sound_alarm(CoverageAlarm(below=0.5, action="warn"), 0.4)
-    assert "0.400" in caplog.text
-    with pytest.raises(UserError, match="alarm below") as caught:
-        sound_alarm(CoverageAlarm(below=0.5, action="stop"), 0.4)
-    assert caught.value.exit_code == 6
-
-
-def test_the_alarm_is_sounded_when_coverage_falls_and_not_again_while_it_stays_low(
-    context: JobContext, models: Mapping[str, Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    stage = _distill(context, models, StubTrainer(models["student"]))
-    stage.settings = dataclasses.replace(DISTILL, alarms=Alarms(coverage_p05=CoverageAlarm(below=0.5)))
-
-    def summarize(coverage: float) -> float:
-        histogram = torch.zeros(2000).index_fill(0, torch.tensor(int(coverage * 2000)), 10.0)
-        sums = {"coverage_histogram": histogram, "coverage": torch.full((2,), 5 * coverage)}
-        counts = dict.fromkeys(("tokens", "watched"), torch.full((2,), 5))
-        return stage.summarize({**sums, **counts, "loss": torch.zeros(2)})["coverage_alarm"]
-
-    assert [summarize(coverage) for coverage in (0.9, 0.4, 0.3, 0.9, 0.2)] == [0, 1, 1, 0, 1]
-    assert caplog.text.count("alarm below") == 2

@@ -15,9 +15,10 @@ from polymath.runtime.data.batch import Document, PackedBatch
 from polymath.runtime.data.packing import pack
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import JobContext
+from polymath.runtime.monitors import UPDATE_SKIPPED
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.build import build_trainer, start_distributed
-from polymath.runtime.trainer.trainer import UPDATE_SKIPPED, PolymathTrainer, TrainedTokens
+from polymath.runtime.trainer.trainer import PolymathTrainer, TrainedTokens
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import Model, ModelShape, StudentSft
 from torch import Tensor
