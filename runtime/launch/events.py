@@ -1,11 +1,12 @@
 """The event log of a run: one JSON line per thing that happened, appended and never rewritten.
 
-A launch that is killed may leave half a line; readers skip it and the next writer starts on a fresh line.
+A launch that is killed may leave half a line; readers skip it and the next writer starts on a fresh line. The launcher writes what
+becomes of jobs, and the first rank of a job the alarms that fire in it: each line is one append, so they never mix.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,35 @@ def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue
         yield event
+
+
+def alarms_of(run_dir: Path, folder: str) -> list[dict[str, Any]]:
+    """The alarms that fired in a job, by the name of its folder, in order of steps.
+
+    A step that was taken again after a kill counts as it went the last time.
+    """
+    fired = {
+        (event["step"], event["alarm"], event["domain"]): event
+        for event in read_events(run_dir)
+        if event["event"] == "alarm" and event["folder"] == folder
+    }
+    return [fired[key] for key in sorted(fired)]
+
+
+def alarm_lines(fired: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line per alarm and domain."""
+    together: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for event in fired:
+        together.setdefault((event["alarm"], event["domain"]), []).append(event)
+    lines = []
+    for (alarm, domain), events in together.items():
+        first, last = events[0], events[-1]
+        steps = f"step {first['step']}" if len(events) == 1 else f"{len(events)} steps, {first['step']} to {last['step']}"
+        lines.append(
+            f"alarm {alarm} ({last['action']}), domain {domain}: {last['side']} {last['threshold']:g} in {steps}; "
+            f"{last['value']:.4g} in the last"
+        )
+    return lines
 
 
 def job_seconds(run_dir: Path, folders: Mapping[str, str], until: datetime | None = None) -> dict[str, float]:

@@ -23,7 +23,7 @@ from ..files import published_folder
 from ..jobs import DONE, STOP_REQUEST, is_done
 from ..report.facts import PLAN_COPY
 from .decide import Decision, decide, unfinished
-from .events import EventLog
+from .events import EventLog, alarm_lines, alarms_of
 from .lock import RunLock
 from .machine import check_disk, check_folder, check_nodes, check_port
 from .outcome import Failure, clear_outcomes, find_failure
@@ -185,7 +185,7 @@ class _Launch:
                 seconds = max(0.0, finished - started)
                 self.events.write("job_finished", job=job.id, seconds=round(seconds, 3))
                 self.view.finish(job, seconds)
-                for line in what_became_of_rows(folder):
+                for line in (*what_became_of_rows(folder), *alarm_lines(alarms_of(self.run_dir, job.folder))):
                     self.view.say(f"  {line}")
                 waiting.pop(0)
                 started, announced = finished, False

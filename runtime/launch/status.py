@@ -9,7 +9,7 @@ from ...compiler.plan import read_plan, read_sources
 from ...specs.diagnostics import ExitCode, UserError
 from ..jobs import DONE
 from .decide import last_checkpoint
-from .events import job_seconds, read_events
+from .events import alarm_lines, alarms_of, job_seconds, read_events
 from .lock import is_running, read_holder
 from .progress import duration, read_progress
 
@@ -39,6 +39,8 @@ def print_status(folder: Path, json: bool = False) -> None:
     for job in status["jobs"]:
         if job["message"]:
             console.print(Text(f"{job['job']}: {job['message']}"))
+        for line in job["alarms"]:
+            console.print(Text(f"{job['job']}: {line}"))
 
 
 def find_run(folder: Path) -> Path:
@@ -58,7 +60,7 @@ def find_run(folder: Path) -> Path:
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
-    """Facts of a run: `run`, `running`, `pid` and `jobs`, each with state, step, loss, seconds and message.
+    """Facts of a run: `run`, `running`, `pid` and `jobs`, each with state, step, loss, seconds, message and alarms.
 
     States: finished, running, failed, interrupted, waiting.
     """
@@ -68,7 +70,7 @@ def run_status(run_dir: Path) -> dict[str, Any]:
     for event in read_events(run_dir):
         if event["event"] == "launch":
             jobs, last = event["jobs"], {}
-        elif "job" in event:
+        elif "job" in event and event["event"] != "alarm":
             last[event["job"]] = event
     seconds = job_seconds(run_dir, {job["id"]: job["folder"] for job in jobs}, until=datetime.now(UTC) if running else None)
     holder = read_holder(run_dir)
@@ -76,13 +78,14 @@ def run_status(run_dir: Path) -> dict[str, Any]:
         "run": str(run_dir),
         "running": running,
         "pid": holder["pid"] if running and holder else None,
-        "jobs": [_job_status(run_dir / "jobs" / job["folder"], job, last.get(job["id"]), seconds, running) for job in jobs],
+        "jobs": [_job_status(run_dir, job, last.get(job["id"]), seconds, running) for job in jobs],
     }
 
 
 def _job_status(
-    folder: Path, job: dict[str, str], event: dict[str, Any] | None, seconds: dict[str, float], running: bool
+    run_dir: Path, job: dict[str, str], event: dict[str, Any] | None, seconds: dict[str, float], running: bool
 ) -> dict[str, Any]:
+    folder = run_dir / "jobs" / job["folder"]
     name = event["event"] if event else None
     message = None
     if (folder / DONE).exists():
@@ -107,4 +110,5 @@ def _job_status(
         "loss": progress.loss if progress else None,
         "seconds": seconds.get(job["id"]),
         "message": message,
+        "alarms": alarm_lines(alarms_of(run_dir, folder.name)),
     }

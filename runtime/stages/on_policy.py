@@ -178,7 +178,7 @@ class OnPolicyBatches:
         return self._trainer
 
     def sync_engine(self, version: int) -> None:
-        """Give the engine the trainer's weights, unless it has them; a batch that was read from the ledger needs none. Collective."""
+        """Give the engine the trainer's weights, unless it has them: reading a batch from the ledger needs none. Collective."""
         if self.actors.engine.policy_version != version:
             self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
 
