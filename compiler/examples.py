@@ -149,6 +149,10 @@ EXAMPLES: dict[str, Example] = {
         "Remove the password, change it, and give it to the provider's own configuration.",
         ((_SEARCH, '{path: "https://ada:lovelace@example.org/data.jsonl"}'),),
     ),
+    "E0323": Example(
+        "Keep `distill`, or `merge`; a sweep compares the two.",
+        (("student:\n", "student:\n  merge: {method: average}\n"),),
+    ),
     "E0330": Example("Write a size of the family, or the family of the size.", ((_SHAPE, "  size: 35b-a3b"),)),
     "E0331": Example("Name the backend.", (("experts: {format: float32}", "experts: {format: fp8_blockwise}"),)),
     "E0332": Example(

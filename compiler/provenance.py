@@ -164,6 +164,8 @@ def _settings_sources(compilation: Compilation, job: Job, path: Path) -> tuple[P
     if head == "stage":
         if job.kind == "evaluate":
             return (("evaluate", *rest),)
+        if job.kind == "merge":
+            return (("student", "merge", *rest),)
         if job.id == "sft_continued":
             return (("student", "distill", *rest), ("student", "sft", *rest))
         return tuple((*stage.path, *rest) for stage in stages(_spec(compilation)) if stage.id == job.id)

@@ -98,7 +98,9 @@ def _incomparable(read: ReadSweep, variants: list[Variant]) -> Iterator[Problem]
     path: Path = ("rows", reference.row)
     if not routing:
         detail = "it has no student that teachers are routed to, so there is no gain to recover"
-        yield mistake("E0601", path, detail, "add `student.distill` to the base, or put another row first", at_key=True)
+        yield mistake(
+            "E0601", path, detail, "add `student.distill` or `student.merge` to it, or put another row first", at_key=True
+        )
         return
     lacking = [model for model in dict.fromkeys((TEACHERS_ROW, *routing.values())) if model not in measured]
     if lacking:

@@ -113,6 +113,8 @@ def stage_runner(kind: str, job_id: str) -> Callable[[JobContext], None]:
         from .stages.grpo import run
     elif kind == "distill":
         from .stages.distill import run
+    elif kind == "merge":
+        from .stages.merge import run
     elif kind == "evaluate":
         from .stages.evaluate import run
     elif kind == "export":

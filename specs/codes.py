@@ -80,6 +80,9 @@ CODES: dict[str, Code] = {
         "secret in the spec",
         "A URL holds a user and password. A spec is copied into plans, logs and reports; credentials belong into the environment.",
     ),
+    "E0323": Code(
+        "both distilled and merged", "The student inherits from its teachers by distillation or by merging their weights."
+    ),
     "E0330": Code("size and model disagree", "The family has no size of this name, or the checkpoint is of another one."),
     "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),
     "E0332": Code("no judge", "A reward asks a judge, and `engines` names none."),

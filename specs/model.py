@@ -246,11 +246,33 @@ class Distill(Optimization):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Merge:
+    """Weights of the student computed from its teachers' without training. Each routed teacher counts once."""
+
+    method: Literal["average", "task_arithmetic"] = spec_field(
+        "`average`: the mean of the teachers' weights. `task_arithmetic` (Ilharco et al. 2023): SFT's weights plus `scale` times "
+        "the sum of what each teacher changed of them.",
+    )
+    scale: float | None = spec_field(
+        "Weight of that sum, which task arithmetic needs; its source chooses it on data set aside.",
+        default=None,
+        exclusive_minimum=0,
+        examples=(0.3,),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Student:
-    """The student's stages."""
+    """The student's stages. It inherits from its teachers by `distill` or by `merge`, or stays what SFT made it."""
 
     sft: StudentSft = spec_field("Stage 1: full-domain SFT.")
     distill: Distill | None = spec_field("Stage 3: routed distillation.", default=None)
+    merge: Merge | None = spec_field("In place of distillation, a baseline that merges the teachers' weights.", default=None)
+
+    @property
+    def inherits_by(self) -> Literal["distill", "merge"] | None:
+        """The stage, and the job, that makes the student of its teachers; None where it stays what SFT made it."""
+        return "distill" if self.distill is not None else "merge" if self.merge is not None else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ def check(compilation: Compilation) -> Compilation:
         *_check_model(spec.model, compilation.root),
         *(found for name, domain in spec.domains.items() for found in _check_domain(("domains", name), domain, compilation)),
         *(found for stage in stages(spec) for found in _check_stage(stage, spec, compilation)),
+        *_check_inheritance(spec),
         *_check_evaluation(spec, compilation),
     )
 
@@ -225,6 +226,19 @@ def _needs_acting(path: Path, name: str, what: str, compilation: Compilation) ->
         fields = ", ".join(f"`{field}`" for field in missing)
         detail = f"`{what}` acts in domain `{name}`, which has no {fields}"
         yield mistake("E0308", path, detail, f"add {fields} to `domains.{name}`", at_key=True)
+
+
+def _check_inheritance(spec: Spec) -> Iterator[Problem]:
+    merge, path = spec.student.merge, ("student", "merge")
+    if merge is None:
+        return
+    if spec.student.distill is not None:
+        yield mistake("E0323", path, "there is `student.distill` already", "remove one of the two", at_key=True)
+    if merge.method == "average" and merge.scale is not None:
+        detail = "a mean has no scale"
+        yield mistake("E0303", (*path, "scale"), detail, "remove it, or write `method: task_arithmetic`", at_key=True)
+    if merge.method == "task_arithmetic" and merge.scale is None:
+        yield mistake("E0203", path, "`task_arithmetic` needs a `scale`", "add `scale`, such as 0.3", at_key=True)
 
 
 def _check_evaluation(spec: Spec, compilation: Compilation) -> Iterator[Problem]:

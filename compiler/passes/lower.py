@@ -7,7 +7,7 @@ from typing import Any
 
 from ...specs.build import to_json
 from ...specs.machine import EnginePlacement
-from ...specs.model import Domain, GrpoPhase, Sft, Spec, StudentSft
+from ...specs.model import Domain, GrpoPhase, Merge, Sft, Spec, StudentSft
 from ...specs.reward import Reward
 from ..compilation import Compilation
 from ..plan import Input, Job, Mesh, Role, Sources
@@ -71,6 +71,8 @@ class _Lowering:
                 start = jobs[-1].id
         if "distill" in self.by_id:
             jobs.append(self.distillation(self.by_id["distill"]))
+        if spec.student.merge is not None:
+            jobs.append(self.merging(spec.student.merge))
         if spec.evaluate is not None:
             if spec.evaluate.continued_sft:
                 jobs.append(self.continued_sft())
@@ -87,7 +89,7 @@ class _Lowering:
         if model in ("student.sft", "sft"):
             return "sft"
         if model == "student":
-            return "distill" if "distill" in self.by_id else "sft"
+            return self.spec.student.inherits_by or "sft"
         if model == "sft_continued":
             return "sft_continued"
         return f"teachers.{model}.{len(self.spec.teachers[model].phases)}"
@@ -106,12 +108,19 @@ class _Lowering:
         return self.stage_job(stage, inputs, {"domains": to_json(domains)})
 
     def distillation(self, stage: Stage) -> Job:
+        inputs, routing = self.routed()
+        return self.stage_job(stage, inputs, {"domains": to_json(self.domains(stage.domains, _for_rollouts)), "routing": routing})
+
+    def merging(self, block: Merge) -> Job:
+        inputs, routing = self.routed()
+        settings = {"stage": to_json(block), "stage_type": "Merge", "routing": routing}
+        return self.job("merge", "merge", inputs, settings)
+
+    def routed(self) -> tuple[dict[str, Input], dict[str, str]]:
+        """What a job that makes the student of its teachers reads, and which teacher owns which domain."""
         routing = dict(self.compilation.owners)
-        inputs = {"model": _model_of("sft"), **self.tokenizer}
-        for teacher in sorted(set(routing.values())):
-            inputs[f"teacher.{teacher}"] = _model_of(self.last_job(teacher))
-        settings = {"domains": to_json(self.domains(stage.domains, _for_rollouts)), "routing": routing}
-        return self.stage_job(stage, inputs, settings)
+        teachers = {f"teacher.{teacher}": _model_of(self.last_job(teacher)) for teacher in sorted(set(routing.values()))}
+        return {"model": _model_of("sft"), **self.tokenizer, **teachers}, routing
 
     def continued_sft(self) -> Job:
         """The control: SFT's data under distillation's optimizer, for as many tokens as distillation trained on."""
@@ -129,7 +138,7 @@ class _Lowering:
         assert evaluate is not None
         models = ["base", "sft", *(name for name in self.compilation.order if name in owners.values())]
         models += ["sft_continued"] if evaluate.continued_sft else []
-        models += ["student"] if self.spec.student.distill is not None else []
+        models += ["student"] if self.spec.student.inherits_by is not None else []
         jobs: list[Job] = []
         for model in models:
             if evaluate.models != "all" and model not in evaluate.models:

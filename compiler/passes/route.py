@@ -26,9 +26,9 @@ def route(compilation: Compilation) -> Compilation:
                 mistakes.append(mistake("E0402", ("routing", number, "domains", position), detail, fix))
             owners.setdefault(domain, rule.teacher)
     routing_is_whole = not compilation.is_mistaken(("routing",))
-    if spec.student.distill is not None and routing_is_whole:
+    if spec.student.inherits_by is not None and routing_is_whole:
         for domain in [domain for domain in spec.domains if domain not in owners]:
-            detail = f"`student.distill` needs a teacher for `{domain}`"
+            detail = f"`student.{spec.student.inherits_by}` needs a teacher for `{domain}`"
             mistakes.append(mistake("E0401", ("domains", domain), detail, "add the domain to a rule of `routing`", at_key=True))
     order, lost = _order(spec)
     if _has_all_teachers(compilation, spec):
@@ -95,7 +95,7 @@ def _check_names(spec: Spec) -> Iterator[Problem]:
     if spec.evaluate is None or spec.evaluate.models == "all":
         return
     rows = ["base", "sft", *spec.teachers]
-    rows += ["student"] if spec.student.distill is not None else []
+    rows += ["student"] if spec.student.inherits_by is not None else []
     rows += ["sft_continued"] if spec.evaluate.continued_sft else []
     for position, model in enumerate(spec.evaluate.models):
         if model not in rows:

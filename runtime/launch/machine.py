@@ -90,7 +90,7 @@ def needed_bytes(jobs: Sequence[Job]) -> int:
         if job.kind in TRAINING_KINDS:
             kept = from_json(Checkpoint, job.settings["checkpoint"]).keep if "checkpoint" in job.settings else 2
             total += model_bytes * (1 + (kept + 1) * STATES_PER_CHECKPOINT)
-        elif job.kind in ("import", "export"):
+        elif job.kind in ("import", "merge", "export"):
             total += model_bytes
     return total
 

@@ -11,10 +11,15 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from ...compiler.plan import Plan
 from ..files import published_folder, write_json
 from ..jobs import JobContext
 from .import_model import INDEX, count_parameters, weight_files
 
+INHERITED = {
+    "distill": "domain teachers, routed on-policy distillation with salient vocabulary alignment",
+    "merge": "domain teachers, their weights merged",
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -29,7 +34,7 @@ def run(context: JobContext) -> None:
             context.progress(number, len(formats), "formats")
             with published_folder(context.folder / form) as staging:
                 export_model(student, staging, form)
-                card = model_card(context.plan.name, context.plan.recipe_digest, context.job.settings["model"], parameters, form)
+                card = model_card(context.plan, context.job.settings["model"], parameters, form)
                 (staging / "README.md").write_text(card, encoding="utf-8")
         context.progress(len(formats), len(formats), "formats")
         result = {"formats": formats, "parameters": parameters}
@@ -60,20 +65,21 @@ def export_model(model: Path, folder: Path, form: str) -> None:
             shutil.copyfile(model / name, folder / name)
 
 
-def model_card(run: str, recipe_digest: str, model: dict[str, Any], parameters: int, form: str) -> str:
+def model_card(plan: Plan, model: dict[str, Any], parameters: int, form: str) -> str:
     """The README of an exported model."""
+    kinds = {job.kind for job in plan.jobs}
+    stages = ["full-domain SFT", *(how for kind, how in INHERITED.items() if kind in kinds)]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 ---
-# {run}
+# {plan.name}
 
-A mixture-of-experts student ({parameters:,} parameters, {form}) trained by Polymath: full-domain SFT, domain teachers, routed
-on-policy distillation with salient vocabulary alignment.
+A mixture-of-experts student ({parameters:,} parameters, {form}) made by Polymath: {", ".join(stages)}.
 
 - family: `{model["family"]}`
 - base: `{model["checkpoint"]}`
-- recipe digest: `{recipe_digest}`
+- recipe digest: `{plan.recipe_digest}`
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

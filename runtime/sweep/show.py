@@ -128,7 +128,7 @@ STYLE = ".page { fill: var(--card); } .headline { stroke: var(--student); stroke
 
 
 def _standing_alone(drawn: Markup) -> str:
-    """An SVG of the report's as a file: it brings what it uses of the report's style, with the light colours written out, since many
+    """An SVG of the report's as a file. It brings what it uses of the report's style, with the light colours written out: many
     programs that show an SVG know no variables."""
     sheet = STYLE_SHEET.read_text(encoding="utf-8")
     colours = dict(re.findall(r"(--[\w-]+): (#\w+)", sheet.partition("@media")[0]))

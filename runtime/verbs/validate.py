@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     teachers = f"{len(spec.teachers)} teacher{'' if len(spec.teachers) == 1 else 's'}"
     print(f"{options.spec} is valid: {len(spec.domains)} domains, {teachers}")
     if options.routing:
-        print(show_table(table) if table else "nothing is routed: there is no `student.distill`")
+        print(show_table(table) if table else "no teacher scores anything: there is no `student.distill`")
     return ExitCode.OK
 
 

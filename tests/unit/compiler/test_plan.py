@@ -274,3 +274,41 @@ def test_every_shipped_recipe_compiles(recipe: Path, tmp_path: Path) -> None:
         compile_spec(recipe, tmp_path / "plan")
     except SpecInvalid as error:
         assert {one.code for one in error.diagnostics} == {"E0312"}, "only data that is not shipped may be missing"
+
+
+def test_a_merged_student_reads_sft_and_each_routed_teacher_once_and_is_what_is_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "extends: smoke.yaml\nstudent: {distill: null, merge: {method: average}}\nevaluate: {continued_sft: false}\n"
+        "teachers: {instructor: null}\nrouting: [{domains: [tools, instructions], teacher: operator}]\n"
+    )
+    (tmp_path / "smoke.yaml").write_text((RECIPES[0].parent / "smoke.yaml").read_text())
+    plan = compile_spec(tmp_path / "my.yaml", tmp_path / "plan")
+    merge = plan.job("merge")
+    assert {name: one.job for name, one in merge.inputs.items()} == {"model": "sft", "teacher.operator": "teachers.operator.1"}
+    assert merge.settings["routing"] == {"tools": "operator", "instructions": "operator"}
+    assert plan.job("evaluate.student").inputs["model"].job == "merge" and plan.job("export").needs == ("merge",)
+    assert "distill" not in {job.id for job in plan.jobs} and merge.roles["trainer"].mesh is None
+    (tmp_path / "scaled.yaml").write_text("extends: my.yaml\nstudent: {merge: {method: task_arithmetic, scale: 0.5}}\n")
+    scaled = compile_spec(tmp_path / "scaled.yaml", tmp_path / "scaled").job("merge")
+    (tmp_path / "again.yaml").write_text("extends: scaled.yaml\nstudent: {merge: {scale: 0.4}}\n")
+    again = compile_spec(tmp_path / "again.yaml", tmp_path / "again").job("merge")
+    assert len({merge.recipe_digest, scaled.recipe_digest, again.recipe_digest}) == 3
+
+
+def test_a_merged_student_needs_a_teacher_for_every_domain(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "extends: smoke.yaml\nstudent: {distill: null, merge: {method: average}}\nevaluate: {continued_sft: false}\n"
+        "teachers: {instructor: null}\nrouting: [{domains: [tools], teacher: operator}]\n"
+    )
+    (tmp_path / "smoke.yaml").write_text((RECIPES[0].parent / "smoke.yaml").read_text())
+    with pytest.raises(SpecInvalid, match=r"`student\.merge` needs a teacher for `instructions`"):
+        compile_spec(tmp_path / "my.yaml", tmp_path / "plan")
+
+
+def test_task_arithmetic_needs_a_scale(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "extends: smoke.yaml\nstudent: {distill: null, merge: {method: task_arithmetic}}\nevaluate: {continued_sft: false}\n"
+    )
+    (tmp_path / "smoke.yaml").write_text((RECIPES[0].parent / "smoke.yaml").read_text())
+    with pytest.raises(SpecInvalid, match="add `scale`"):
+        compile_spec(tmp_path / "my.yaml", tmp_path / "plan")
