@@ -174,6 +174,9 @@ class Sft(Optimization):
     epochs: float | None = spec_field("Passes over the data.", default=None, exclusive_minimum=0)
     steps: int | None = spec_field("Optimizer steps; the data repeats as needed.", default=None, minimum=1)
     batch_sequences: int = spec_field("Packed rows per optimizer step, over all ranks.", unit="rows", minimum=1)
+    balance_window: int = spec_field(
+        "Steps over which rows of like cost meet, so that ranks finish together; 1: a random order.", default=1, minimum=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,12 @@ def forward_flops(model: Dimensions, attended_tokens: float) -> float:
     return 2 * active(model) + attention + recurrence
 
 
+def document_flops(model: Dimensions) -> dict[str, float]:
+    """A document's forward pass is `per_token * T + per_square * T^2` FLOPs for its T tokens, which attend to themselves alone."""
+    per_token = forward_flops(model, 0)
+    return {"per_token": per_token, "per_square": (forward_flops(model, 1) - per_token) / 2}
+
+
 def flops(name: str, model: Dimensions, tokens: float, document_tokens: float, passes: float) -> Quantity:
     """FLOPs over some tokens in documents of a length: 1 pass to score, 3 to train, 4 with all activations computed again."""
     each = forward_flops(model, document_tokens / 2)

@@ -10,8 +10,9 @@ from ...specs.machine import EnginePlacement
 from ...specs.model import Domain, GrpoPhase, Merge, Sft, Spec, StudentSft
 from ...specs.reward import Reward
 from ..compilation import Compilation
+from ..estimates.compute import document_flops
 from ..plan import Input, Job, Mesh, Role, Sources
-from ..stages import Stage, stages
+from ..stages import Block, Stage, stages
 from ..titan import overrides
 from .check import model_sources
 from .place import placement_of
@@ -105,7 +106,14 @@ class _Lowering:
         if isinstance(stage.block, GrpoPhase):
             changed = stage.block.settings
             domains = {name: replace(domain, settings={**domain.settings, **changed}) for name, domain in domains.items()}
-        return self.stage_job(stage, inputs, {"domains": to_json(domains)})
+        return self.stage_job(stage, inputs, {"domains": to_json(domains), **self.document_flops(stage.block)})
+
+    def document_flops(self, block: Block) -> dict[str, Any]:
+        """What balancing rows by their cost needs to know of the model."""
+        if not isinstance(block, Sft) or block.balance_window == 1:
+            return {}
+        assert self.compilation.dimensions is not None
+        return {"document_flops": document_flops(self.compilation.dimensions)}
 
     def distillation(self, stage: Stage) -> Job:
         inputs, routing = self.routed()
@@ -131,7 +139,8 @@ class _Lowering:
         stage = replace(self.by_id["sft"], id="sft_continued", block=block)
         inputs = {"model": _model_of("sft"), **self.tokenizer, "budget": Input(job="distill", output="result")}
         inputs |= self.trajectories(stage.domains, sft.trajectories)
-        return self.stage_job(stage, inputs, {"domains": to_json(self.domains(stage.domains, _for_training))}, budget=True)
+        settings = {"domains": to_json(self.domains(stage.domains, _for_training)), **self.document_flops(block)}
+        return self.stage_job(stage, inputs, settings, budget=True)
 
     def evaluations(self) -> list[Job]:
         evaluate, owners = self.spec.evaluate, self.compilation.owners

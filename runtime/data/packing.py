@@ -1,12 +1,14 @@
 """Documents into rows of one length.
 
-What it does: best-fit decreasing, as in `bins`, and the tensors of the packed rows. What it does not do: cut documents (a document
-longer than a row is an error here) or weigh tokens. Packing depends on nothing but the documents and their order.
+What it does: best-fit decreasing, as in `bins`, an order of rows by cost, and the tensors of the packed rows. What it does not
+do: cut documents (a document longer than a row is an error here) or weigh tokens. Packing depends on nothing but the documents and
+their order.
 
 Shapes: B rows, L positions of a row, K tokens of a support. A document of T tokens takes T - 1 positions: tokens 0 to T - 2 are
 inputs and tokens 1 to T - 1 their labels.
 """
 
+import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
@@ -44,6 +46,37 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         packed[number].append(item)
         insort(open_bins, (room - length, number))
     return packed
+
+
+def by_cost_in_windows(costs: Sequence[float], batch: int, window: int, generator: random.Random) -> list[int]:
+    """An order in which the rows of a step cost about the same, while its steps stay shuffled.
+
+    Within every window the rows are sorted by cost and cut into steps, whose order is shuffled again. A rank that holds dear rows
+    keeps all others waiting at the end of the step; so ranks should hold rows of like cost, and need not hold them for ever.
+
+    Args:
+        costs: of the rows, which are in random order.
+        batch: rows of a step.
+        window: steps of a window.
+        generator: shuffles the steps of a window.
+
+    Returns:
+        Indices into `costs`. Rows left over at the end of an epoch stay at its end, where the next epoch fills up their step.
+    """
+    whole = len(costs) - len(costs) % batch
+    order: list[int] = []
+    for start in range(0, whole, batch * window):
+        inside = sorted(range(start, min(start + batch * window, whole)), key=lambda row: costs[row])
+        steps = [_cheapest_beside_dearest(inside[first : first + batch]) for first in range(0, len(inside), batch)]
+        generator.shuffle(steps)
+        order.extend(row for step in steps for row in step)
+    return [*order, *range(whole, len(costs))]
+
+
+def _cheapest_beside_dearest(ascending: list[int]) -> list[int]:
+    """First, last, second, last but one, ...: ranks that take several neighbours get sums that hardly differ."""
+    folded = [row for pair in zip(ascending, reversed(ascending), strict=True) for row in pair]
+    return folded[: len(ascending)]
 
 
 def pack(documents: Sequence[Document], sequence_tokens: int, rows: int | None = None, pad_id: int = 0) -> PackedBatch:

@@ -5,13 +5,14 @@ batch of step s as a pure function of the documents, the seed and s, so that a r
 ahead or spread rows over ranks.
 
 Every epoch shuffles the documents, packs all of them by best-fit decreasing and shuffles the rows. Rows of consecutive epochs form
-one stream that steps take from, so a step at the end of an epoch is filled up from the next one.
+one stream that steps take from, so a step at the end of an epoch is filled up from the next one. Where the spec asks for it, the
+rows of a window of steps are dealt to those steps by cost: no rank then waits long for another. The order knows nothing of ranks.
 """
 
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import TrajectorySource
 from .batch import Document, PackedBatch
-from .packing import bins, pack_rows
+from .packing import bins, by_cost_in_windows, pack_rows
 from .renderer import Renderer
 from .tokenizers import ChatTokenizer
 from .trajectories import Conversation, SourceReport, bad_row, read_source
@@ -115,6 +116,8 @@ class SftData:
         batch_sequences: rows of the global batch.
         seed: decides the order.
         pad_id: the token of padding.
+        balance_window: steps that rows of like cost are brought together over; 1 leaves the order random.
+        cost: of a document of so many tokens, in any unit; needed for a window of more than one step.
 
     Attributes:
         rows_per_epoch: rows that hold all documents; the same in every epoch.
@@ -122,13 +125,23 @@ class SftData:
     """
 
     def __init__(
-        self, documents: Sequence[Document], sequence_tokens: int, batch_sequences: int, seed: int, pad_id: int = 0
+        self,
+        documents: Sequence[Document],
+        sequence_tokens: int,
+        batch_sequences: int,
+        seed: int,
+        pad_id: int = 0,
+        *,
+        balance_window: int = 1,
+        cost: Callable[[int], float] = float,
     ) -> None:
         self.documents = documents
         self.sequence_tokens = sequence_tokens
         self.batch_sequences = batch_sequences
         self.seed = seed
         self.pad_id = pad_id
+        self.balance_window = balance_window
+        self._cost = cost
         self._lengths = [len(document.ids) - 1 for document in documents]
         self._epochs: dict[int, list[list[int]]] = {}  # the one or two epochs that steps are being taken from
         self.rows_per_epoch = len(self._epoch_rows(0))  # best-fit decreasing sees sorted lengths, so order changes no count
@@ -164,5 +177,9 @@ class SftData:
                 [order[index] for index in row] for row in bins([self._lengths[index] for index in order], self.sequence_tokens)
             ]
             generator.shuffle(rows)
+            if self.balance_window > 1:
+                costs = [sum(self._cost(self._lengths[index]) for index in row) for row in rows]
+                order = by_cost_in_windows(costs, self.batch_sequences, self.balance_window, generator)
+                rows = [rows[number] for number in order]
             self._epochs = {number: known for number, known in self._epochs.items() if number == epoch - 1} | {epoch: rows}
         return self._epochs[epoch]

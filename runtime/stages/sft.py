@@ -6,7 +6,7 @@ For every step:
 What it does not do: decide what was written (the renderer does) or how documents share a row (packing does).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -74,8 +74,22 @@ def _read(context: JobContext, settings: Sft) -> tuple[SftData, dict[str, Any]]:
     if context.is_first_rank:
         for source in sources:
             print(source.summary(), flush=True)
-    data = SftData(documents, settings.sequence_tokens, settings.batch_sequences, context.job.seed, tokenizer.pad_id)
+    data = SftData(
+        documents,
+        settings.sequence_tokens,
+        settings.batch_sequences,
+        context.job.seed,
+        tokenizer.pad_id,
+        balance_window=settings.balance_window,
+        cost=_cost(context),
+    )
     return data, {"sources": [source.as_json() for source in sources]}
+
+
+def _cost(context: JobContext) -> Callable[[int], float]:
+    """What a document of so many tokens costs, by the estimate in the plan; there only where rows are balanced by it."""
+    flops = context.job.settings.get("document_flops", {"per_token": 1.0, "per_square": 0.0})
+    return lambda tokens: flops["per_token"] * tokens + flops["per_square"] * tokens**2
 
 
 def _files(context: JobContext, name: str, domain: Domain, selected: str) -> list[SourceFile]:

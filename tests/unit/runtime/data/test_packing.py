@@ -2,12 +2,15 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from polymath.compiler.estimates.compute import document_flops
 from polymath.runtime.data.batch import IGNORE_INDEX, Document, slice_rows
-from polymath.runtime.data.packing import bins, pack
+from polymath.runtime.data.packing import bins, by_cost_in_windows, pack
+from polymath.specs.families import SIZES
 
 
 def document(ids: list[int], written: list[bool], *, first: float = 0.0) -> Document:
@@ -75,3 +78,43 @@ def test_no_documents_make_padding_only() -> None:
     batch = pack([], 4, rows=1)
     assert batch.loss_weight_BL.tolist() == [[0.0] * 4]
     assert batch.extras == {}
+
+
+def lengths_of_agent_trajectories(count: int) -> list[int]:
+    """Log-normal with mean 43,700 and sigma 0.6, clipped to 512 and 131,072."""
+    drawn = np.random.default_rng(0).lognormal(np.log(43_700) - 0.6**2 / 2, 0.6, count)
+    return [int(length) for length in np.clip(drawn, 512, 131_072)]
+
+
+def test_rows_of_long_trajectories_are_nearly_full() -> None:
+    lengths = lengths_of_agent_trajectories(2_000)
+    assert sum(lengths) / (len(bins(lengths, 131_072)) * 131_072) >= 0.994
+
+
+@pytest.mark.parametrize("batch", [8, 16])
+def test_ranks_of_a_step_have_about_the_same_work_in_a_shuffled_order(batch: int) -> None:
+    lengths = lengths_of_agent_trajectories(2_000)
+    flops = document_flops(SIZES["qwen3_5_moe"]["35b-a3b"])
+    costs = [
+        sum(flops["per_token"] * lengths[item] + flops["per_square"] * lengths[item] ** 2 for item in row)
+        for row in bins(lengths, 131_072)
+    ]
+    generator = random.Random(7)
+    generator.shuffle(costs)
+    order = by_cost_in_windows(costs, batch, 32, generator)
+    assert sorted(order) == list(range(len(costs)))
+    steps = [[costs[row] for row in order[first : first + batch]] for first in range(0, len(costs) - batch + 1, batch)]
+    per_rank = [[sum(step[rank * batch // 8 : (rank + 1) * batch // 8]) for rank in range(8)] for step in steps]
+    balance = np.mean([np.mean(ranks) / max(ranks) for ranks in per_rank])
+    unbalanced = np.mean([np.mean(costs[first : first + 8]) / max(costs[first : first + 8]) for first in range(0, 640, 8)])
+    assert balance >= 0.98 > 0.8 > unbalanced
+    means = [sum(step) for step in steps]
+    assert sorted(means) != means  # steps are not in the order of their cost
+
+
+def test_a_window_moves_rows_within_itself_only_and_leaves_the_rest_of_an_epoch_at_its_end() -> None:
+    costs = [5.0, 1.0, 4.0, 2.0, 3.0, 6.0, 9.0, 7.0, 8.0]
+    order = by_cost_in_windows(costs, 2, 2, random.Random(0))
+    assert sorted(map(sorted, ([costs[row] for row in order[:2]], [costs[row] for row in order[2:4]]))) == [[1, 2], [4, 5]]
+    assert sorted(map(sorted, ([costs[row] for row in order[4:6]], [costs[row] for row in order[6:8]]))) == [[3, 6], [7, 9]]
+    assert order[8:] == [8]
