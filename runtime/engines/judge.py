@@ -135,13 +135,13 @@ class JudgeClient:
                 time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
             try:
                 return read(_verdict(self._post(body)))
-            except UnreadableVerdict as error:
+            except (UnreadableVerdict, RecursionError) as error:
                 last = f"no verdict: {error}"
             except _Failure as failure:
                 last = str(failure)
                 if failure.final:
                     break
-            except (OSError, http.client.HTTPException) as error:  # TLS and time limits are among them
+            except (OSError, http.client.HTTPException, UnicodeError) as error:  # TLS, time limits, a host that is no name
                 last = f"{type(error).__name__}: {error}"
         raise UserError(
             f"the judge at {self.endpoint} gave no verdict: {self._redacted(last)}",

@@ -27,8 +27,7 @@ SHORT = (
     *(f"domains.{name}.trajectories[{n}].synthesize=50" for name in ("engineering", "scientific_tools") for n in (0, 1)),
     *(f"domains.science.trajectories[{n}].synthesize=50" for n in (0, 1, 2)),
     f"teachers.searcher.phases=[{{method: sft, domains: [search], {SFT}}}, {{domains: [search], reference_kl: 1e-3, {GRPO}}}]",
-    f"teachers.instructor.phases=[{{domains: [instructions], {GRPO}}},"
-    f" {{domains: [instructions], settings: {{most: 7, required: 3}}, {GRPO}}}]",
+    f"teachers.instructor.phases=[{{domains: [instructions], settings: {{most: 4}}, {GRPO}}}, {{domains: [instructions], {GRPO}}}]",
     f"teachers.operator.phases=[{{method: sft, domains: [tools], {SFT}}},"
     f" {{domains: [tools], advantage: process, keep_mixed: {{attempts: 4, tasks: 6}}, sampling: {{temperature: 1.5}}, {GRPO}}}]",
     f"teachers.engineer.phases=[{{method: sft, domains: [engineering], trajectories: clean, {SFT}}}]",

@@ -1,12 +1,14 @@
 """Promises of rollouts: statuses, limits, append-only tokens, retries. A scripted engine plays in real and in broken worlds."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.engines.protocol import EngineInterrupted, Generation, SamplingSettings
+from polymath.runtime.judging import Transcript, Verdict
 from polymath.runtime.rollouts import RolloutRequest, Trajectory, collect
 from polymath.runtime.worlds.protocol import Task, World
 from polymath.runtime.worlds.registry import make_world
@@ -192,3 +194,36 @@ def test_an_interrupted_engine_is_asked_again() -> None:
     engine.generate = sometimes  # type: ignore[method-assign]
     trajectories = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
     assert [(one.status, one.interruptions) for one in trajectories] == [("COMPLETED", 1)] * 2
+
+
+class StubJudge:
+    """Takes every answer for wrong and every step for half right."""
+
+    def __init__(self) -> None:
+        self.seen: list[Transcript] = []
+
+    def verdicts(self, transcripts: Sequence[Transcript]) -> list[Verdict]:
+        self.seen += transcripts
+        return [Verdict(outcome=0.0, process=0.5) for _ in transcripts]
+
+
+def test_a_judge_s_word_replaces_the_world_s_in_outcome_process_and_reward() -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=2)
+    reward = Reward(outcome=1.0, format=0.1, steps=0.5)
+    requests = [RolloutRequest(domain=name, task=task, limits=ROOMY, reward=reward) for name, task in tasks]
+    for one in collect(engine, renderers, worlds, requests, PLAIN, seed=0):
+        assert (one.outcome, one.process, one.reward) == (1.0, 1.0, pytest.approx(1.6))
+    judge = StubJudge()
+    for one in collect(engine, renderers, worlds, requests, PLAIN, seed=0, judge=judge):
+        assert (one.outcome, one.process, one.reward) == (0.0, 0.5, pytest.approx(0.35))
+    roles = [message["role"] for message in judge.seen[0].messages]
+    assert (
+        roles == ["user", *["assistant", "tool"] * 4, "assistant"] and judge.seen[0].answer == judge.seen[0].messages[-1]["content"]
+    )
+
+
+def test_an_episode_that_a_limit_cut_off_is_shown_to_the_judge_without_an_answer() -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    judge = StubJudge()
+    collect(engine, renderers, worlds, _requests(tasks, replace(ROOMY, turns=2)), PLAIN, seed=0, judge=judge)
+    assert judge.seen[0].answer is None

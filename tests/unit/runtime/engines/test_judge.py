@@ -154,6 +154,13 @@ def test_nobody_there_names_the_endpoint() -> None:
         _client(url).ask(QUESTION, _read)
 
 
+def test_a_host_that_cannot_be_a_name_is_no_traceback() -> None:
+    judge = Judge(url_env="JUDGE_URL", model="a-judge", remote=True)
+    client = JudgeClient(endpoint_of(judge, {"JUDGE_URL": f"http://{'a' * 70}.example/v1"}), judge.model)
+    with pytest.raises(UserError, match="gave no verdict"):
+        client.ask(QUESTION, _read)
+
+
 def test_only_a_few_questions_are_in_flight_and_the_first_error_ends_the_rest() -> None:
     lock, flying, most, begun = threading.Lock(), 0, 0, 0
 

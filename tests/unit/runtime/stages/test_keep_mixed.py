@@ -93,6 +93,8 @@ def test_ranks_share_the_tasks_and_agree_and_another_number_of_ranks_plays_anew(
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(_filter, ranks, actors)) == [kept, kept]
     assert [set(one.played) for one in actors] == [set("02468"), set("13579")]
+    alone = StubActors(lambda number: number % 5)
+    assert _filter(context, alone) == kept and set(alone.played) == set("0123456789")
 
 
 def test_no_mixed_task_is_a_clear_mistake(context: JobContext) -> None:

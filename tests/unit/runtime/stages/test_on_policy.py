@@ -395,6 +395,26 @@ def test_equal_groups_are_kept_at_advantage_zero_where_the_spec_says_so(context:
     assert torch.count_nonzero(batch.extras["advantage"]) < written
 
 
+def test_process_credit_trains_a_group_of_failures_by_the_ledger_s_numbers(context: JobContext, models: Mapping[str, Path]) -> None:
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer, updates=1, advantage="process", process_weight=0.25)
+    play = stage._actors.play
+
+    def played(*arguments: Any) -> list[Any]:  # everything fails; the steps of group 0 differ
+        return [
+            dataclasses.replace(one, reward=0.0, outcome=0.0, process=float(number < 4 and number % 2))
+            for number, one in enumerate(play(*arguments))
+        ]
+
+    stage._actors.play = played  # type: ignore[method-assign]
+    batch = stage.next_batch(1)
+    first = [sample.num_written for sample in stage._batches.ledger.read(0)[:4]]
+    trained = batch.extras["advantage"][batch.loss_weight_BL != 0]
+    assert (trained == -0.25).sum() == first[0] + first[2] and (trained == 0.25).sum() == first[1] + first[3] == len(
+        trained
+    ) - first[0] - first[2]
+
+
 def test_only_informative_groups_of_the_updates_share_are_trained(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["student"])
     stage = _grpo(context, trainer)
