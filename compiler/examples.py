@@ -153,6 +153,15 @@ EXAMPLES: dict[str, Example] = {
         "Keep `distill`, or `merge`; a sweep compares the two.",
         (("student:\n", "student:\n  merge: {method: average}\n"),),
     ),
+    "E0324": Example(
+        "Take the log-probability of the whole vocabulary, or the exact estimator.",
+        (("top_k: 16}", "top_k: 16}, estimator: sampled"),),
+    ),
+    "E0325": Example(
+        "Let the right side write, or take the exact estimator.",
+        (("support: {top_k: 16}", "support: {source: full}, divergence: forward_kl, estimator: sampled"),),
+    ),
+    "E0326": Example("Remove it, or count the rest with `tail: bucket`.", (("top_k: 16", "renormalize: false, top_k: 16"),)),
     "E0330": Example("Write a size of the family, or the family of the size.", ((_SHAPE, "  size: 35b-a3b"),)),
     "E0331": Example("Name the backend.", (("experts: {format: float32}", "experts: {format: fp8_blockwise}"),)),
     "E0332": Example(

@@ -48,6 +48,8 @@ class Request:
     sequence_tokens: int
     rows: int | None  # of an optimizer step; None where batches are padded to fit
     top_k: int = 0
+    teacher_values: int = 0
+    whole_vocabulary: bool = False
     embedded_copies: int = 0
 
     @property
@@ -168,8 +170,10 @@ def _settings(request: Request, placement: TrainerPlacement, degrees: Degrees) -
 
 def _loss_chunks(request: Request, mesh: Mesh) -> int:
     """1 where the logits of all positions fit, or there are none; else as many as leave few positions at once: that is cheap."""
+    if request.top_k or request.whole_vocabulary:
+        return 1
     limit, tokens = request.memory_limit, mesh.micro_batch * request.sequence_tokens // mesh.context
-    if request.model is None or limit is None or request.top_k or bytes_of(request, mesh) <= limit:
+    if request.model is None or limit is None or bytes_of(request, mesh) <= limit:
         return 1
     chunks = 1
     while tokens // chunks > HEAD_TOKENS and request.sequence_tokens % (2 * chunks) == 0:
@@ -190,6 +194,8 @@ def load_of(request: Request, mesh: Mesh) -> Load:
         ),
         head_tokens=mesh.micro_batch * request.sequence_tokens // mesh.context // mesh.loss_chunks,
         top_k=request.top_k,
+        teacher_values=request.teacher_values,
+        whole_vocabulary=request.whole_vocabulary,
         embedded_copies=request.embedded_copies,
     )
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..specs.build import Path
-from ..specs.model import Distill, GrpoPhase, SftPhase, Spec, StudentSft
+from ..specs.distillation import Distill
+from ..specs.model import GrpoPhase, SftPhase, Spec, StudentSft
 
 Block = StudentSft | SftPhase | GrpoPhase | Distill
 

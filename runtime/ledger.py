@@ -49,7 +49,8 @@ class LedgerSample:
     policy_version: int
     teacher: str | None = None
     support_ids_WK: Tensor | None = None  # int64, the teacher's most likely tokens where each written token stands
-    support_logprobs_WK: Tensor | None = None  # float32
+    support_logprobs_WK: Tensor | None = None  # float32; without ids, of every token that the assistant may write, in order
+    teacher_logprobs_W: Tensor | None = None  # float32, of the written tokens under the teacher
     reference_logprobs_W: Tensor | None = None  # float32, of the written tokens under the reference
 
     @property
@@ -71,7 +72,7 @@ WORDS = (
     "teacher",
     "number",
 )
-SCORES = ("support_ids_WK", "support_logprobs_WK", "reference_logprobs_W")
+SCORES = ("support_ids_WK", "support_logprobs_WK", "teacher_logprobs_W", "reference_logprobs_W")
 
 
 class Ledger:

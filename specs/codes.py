@@ -83,6 +83,22 @@ CODES: dict[str, Code] = {
     "E0323": Code(
         "both distilled and merged", "The student inherits from its teachers by distillation or by merging their weights."
     ),
+    "E0324": Code(
+        "advantage on a support",
+        "An advantage that is known for the teacher's top-k only is biased. The log-ratio of every other token is missing, and a "
+        "missing advantage counts as zero: wherever student and teacher differ, the expected step then raises all tokens off the "
+        "support. The exact estimator differentiates through the support and has no gradient there.",
+    ),
+    "E0325": Code(
+        "samples of another distribution",
+        "A sampled estimator is a mean over what was written, so whoever wrote it must be the distribution that the divergence is "
+        "a mean under: reverse KL's is the student's at temperature 1, forward KL's the teacher's; Jensen-Shannon's is neither.",
+    ),
+    "E0326": Code(
+        "unnormalised support",
+        "Summed over a support without renormalising, reverse KL is no divergence: it is below zero, and least where the student "
+        "keeps 1/e of the teacher's mass on the support and spends the rest on tokens that the sum does not see.",
+    ),
     "E0330": Code("size and model disagree", "The family has no size of this name, or the checkpoint is of another one."),
     "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),
     "E0332": Code("no judge", "A reward asks a judge, and `engines` names none."),

@@ -1,5 +1,5 @@
-"""The language: every block a spec may hold, as frozen dataclasses. Together with `reward.py` and `machine.py`, this file is the
-single source of truth.
+"""The language: every block a spec may hold, as frozen dataclasses. Together with `reward.py`, `training.py`, `distillation.py`,
+`alarms.py` and `machine.py`, this file is the single source of truth.
 
 Sources: method.md sections 4 to 6 of the Agents-A1 report (arXiv 2606.30616) name the training fields; each default that the
 report does not state is ours and its documentation says so.
@@ -10,10 +10,11 @@ report does not state is ours and its documentation says so.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .alarms import Alarms, Diagnostics, skips_updates
+from .distillation import Distill
 from .fields import Identity, spec_field
 from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Storage
 from .reward import Reward
+from .training import Optimization, Sampling
 
 PLACEMENT, LABEL = Identity.PLACEMENT, Identity.LABEL
 NAME = r"^[a-z][a-z0-9_-]{0,62}$"
@@ -136,34 +137,6 @@ class Domain:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Optimization:
-    """What every training stage sets: length of a row, size of a step, AdamW and its schedule."""
-
-    sequence_tokens: int = spec_field("Length of a packed row.", unit="tokens", minimum=8)
-    learning_rate: float = spec_field(
-        "Peak learning rate.",
-        exclusive_minimum=0,
-        maximum=1,
-        limit_reason="a step moves a weight by about this much, such as 1e-5; is a minus missing in the exponent?",
-        examples=(1e-5,),
-    )
-    schedule: Literal["cosine", "linear", "constant"] = spec_field("Decay after the warm-up.", default="cosine")
-    final_lr_fraction: float = spec_field("Share of the peak that the schedule ends at.", default=0.0, minimum=0, maximum=1)
-    warmup: float = spec_field(
-        "Share of the steps that warm up.",
-        default=0.05,
-        minimum=0,
-        maximum=1,
-        limit_reason="a share of the steps, not their number: 0.05 of 200 steps are 10",
-    )
-    weight_decay: float = spec_field("AdamW weight decay.", default=0.1, minimum=0)
-    betas: tuple[float, float] = spec_field(
-        "AdamW betas (the report states none).", default=(0.9, 0.95), minimum=0, exclusive_maximum=1
-    )
-    clip_norm: float = spec_field("Largest global gradient norm (the report states none).", default=1.0, exclusive_minimum=0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Sft(Optimization):
     """Supervised fine-tuning on trajectories; loss on what the model wrote only. Exactly one of `epochs` and `steps`."""
 
@@ -184,68 +157,6 @@ class StudentSft(Sft):
     """Stage 1: full-domain SFT (report section on the training recipe)."""
 
     start: Literal["base"] = spec_field("What the weights start from.", default="base", key="from")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How rollouts are sampled."""
-
-    temperature: float = spec_field("Softmax temperature; 0 is greedy.", default=1.0, minimum=0)
-    top_p: float = spec_field("Nucleus mass.", default=1.0, exclusive_minimum=0, maximum=1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptsPerStep:
-    """How many prompts a distillation step draws."""
-
-    per_domain: int = spec_field("Prompts of each domain in every step.", unit="prompts", minimum=1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Support:
-    """The salient vocabulary that the loss is computed on."""
-
-    source: Literal["teacher"] = spec_field("Whose most likely tokens form the support.", default="teacher")
-    top_k: int = spec_field(
-        "Tokens in the support.",
-        unit="tokens",
-        minimum=2,
-        limit_reason="renormalised on one token, student and teacher are both 1 and the loss is always zero",
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistillLoss:
-    """Salient vocabulary alignment (report section 6.1): reverse KL on the teacher's renormalised top-k."""
-
-    divergence: Literal["reverse_kl"] = spec_field("KL(student || teacher) on the support.", default="reverse_kl")
-    support: Support = spec_field("The salient vocabulary.")
-    normalize: Literal["domain"] = spec_field("Mean per sample, then per domain, then over active domains.", default="domain")
-    coverage_positions: int = spec_field(
-        "Most tokens per step, over all ranks, at which coverage, overlap, entropy and the gap between engine and trainer are "
-        "measured; they need the logits of the whole vocabulary. "
-        "1,024 place the 5 % quantile within about 1.4 points of rank.",
-        default=1024,
-        minimum=1,
-        unit="tokens",
-        identity=LABEL,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Distill(Optimization):
-    """Stage 3: multi-teacher domain-routed on-policy distillation (report section 6)."""
-
-    start: Literal["sft"] = spec_field("What the student starts from.", default="sft", key="from")
-    steps: int = spec_field("Optimizer steps.", minimum=1)
-    prompts_per_step: PromptsPerStep = spec_field("Prompts drawn per step.")
-    sampling: Sampling = spec_field("How the student is sampled.", default_factory=lambda: Sampling())
-    max_policy_lag: Literal[0] = spec_field("Steps that a rollout's policy may be behind.", default=0)
-    loss: DistillLoss = spec_field("The loss.")
-    alarms: Alarms = spec_field("Alarms.", default_factory=lambda: Alarms(), identity=LABEL, numerics_when=skips_updates)
-    diagnostics: Diagnostics = spec_field(
-        "What is measured beside the loss, now and then.", default_factory=lambda: Diagnostics(), identity=LABEL
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

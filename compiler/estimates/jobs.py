@@ -8,6 +8,7 @@ from ...specs.build import from_json
 from ...specs.families import Dimensions
 from ...specs.hardware import ACCELERATORS, Accelerator
 from ...specs.machine import Engines, Precision
+from ..losses import EMBEDDED, embedded_models, reads_vocabulary, values_beside
 from ..meshes import Candidate, Request, bytes_of, degrees_of, load_of
 from ..plan import Job, Mesh, Plan
 from ..waves import devices_of
@@ -19,7 +20,6 @@ from .serving import Serving, serving
 from .work import Work, stage_of, work_of
 
 SHORTEST = 128  # tokens; contexts are looked for in steps of this
-EMBEDDED = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,10 +105,10 @@ def _request(job: Job, plan: Plan, model: Dimensions) -> Request:
     precision, engines = from_json(Precision, job.settings["precision"]), from_json(Engines, job.settings["engines"])
     stage = stage_of(job)
     copies = 0
-    if job.kind in ("grpo", "distill"):
-        teachers = len(set(job.settings.get("routing", {}).values()))
-        scorers = teachers if job.kind == "distill" else bool(stage.reference_kl)
-        copies = (engines.rollout == EMBEDDED) + (engines.scorer == EMBEDDED) * scorers
+    if job.kind == "grpo":
+        copies = (engines.rollout == EMBEDDED) + (engines.scorer == EMBEDDED) * bool(stage.reference_kl)
+    elif job.kind == "distill":
+        copies = embedded_models(stage, engines, len(set(job.settings["routing"].values())))
     return Request(
         model=model,
         cluster=plan.cluster,
@@ -118,7 +118,9 @@ def _request(job: Job, plan: Plan, model: Dimensions) -> Request:
         experts_bytes=4 if precision.experts.format == "float32" else 2,
         sequence_tokens=getattr(stage, "sequence_tokens", SHORTEST),
         rows=getattr(stage, "batch_sequences", None),
-        top_k=stage.loss.support.top_k if job.kind == "distill" else 0,
+        top_k=stage.loss.support.top_k or 0 if job.kind == "distill" else 0,
+        teacher_values=values_beside(stage.loss, model.vocabulary) if job.kind == "distill" else 0,
+        whole_vocabulary=job.kind == "distill" and reads_vocabulary(stage.loss),
         embedded_copies=copies,
     )
 

@@ -9,6 +9,7 @@ from .parameters import gathered_layer, local_count, total
 from .quantity import Quantity
 
 PIECE_BYTES = {True: 256 << 20, False: 4 << 20}  # of losses/subset.py, on a GPU or not
+LOGIT_BYTES = {True: 256 << 20, False: 64 << 20}  # of losses/vocabulary.py
 USABLE = 0.9  # share of a device's memory that tensors may fill; the rest is for the context, NCCL and fragmentation (ours)
 
 
@@ -22,6 +23,8 @@ class Load:
     trained_share: float = 1.0  # share of the positions with a loss
     head_tokens: int | None = None  # positions whose logits exist at once; None for all of a pass
     top_k: int = 0  # of distillation's support; its loss reads hidden states and rows of the head, and makes no logits
+    teacher_values: int = 0  # that a loss of distillation holds for a token beside those of a support
+    whole_vocabulary: bool = False  # whether that loss makes the logits of the whole vocabulary, some tokens at a time
     embedded_copies: int = 0  # of the whole model that engines inside the trainer keep on every rank
 
 
@@ -154,6 +157,8 @@ def _recomputed(model: Dimensions, degrees: Degrees, load: Load, tokens: int) ->
 
 def _logits(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
     """The head's output, and the loss's float32 copy and gradient of the positions that are trained."""
+    if load.whole_vocabulary:
+        return _logits_by_piece(model, degrees, load, tokens)
     if load.top_k:
         return _without_logits(model, degrees, load, tokens)
     at_once = tokens if load.head_tokens is None else min(tokens, load.head_tokens)
@@ -184,15 +189,40 @@ def _without_logits(model: Dimensions, degrees: Degrees, load: Load, tokens: int
     )
 
 
+def _logits_by_piece(model: Dimensions, degrees: Degrees, load: Load, tokens: int) -> Quantity:
+    """Distillation (losses/vocabulary.py): hidden states of the trained positions with their gradient, a teacher's values, the
+    logits of some tokens with what is computed of them, and the head's rows and gradient, which is summed in float32."""
+    trained, c = tokens * load.trained_share, load.formats.compute
+    numbers = (model.vocabulary or 0) * model.hidden / degrees.tensor
+    piece = LOGIT_BYTES[load.formats.fused_norms]
+    each = 2 * c * model.hidden + 12 * load.top_k + FLOAT * load.teacher_values
+    return Quantity(
+        name="logits of some tokens",
+        value=trained * each + 5 * piece + numbers * (2 * c + FLOAT),
+        unit="bytes",
+        formula="N x (2 c x D + 12 k + 4 q) + 5 g + W x (2 c + 4): hidden states of N positions, k ids with scores, q more scores "
+        "for each, logits in pieces of g bytes with four more of their size, the head's W numbers, their gradient and its sum",
+        inputs={
+            "N": trained,
+            "c": c,
+            "D": model.hidden,
+            "k": load.top_k,
+            "q": load.teacher_values,
+            "g": piece,
+            "W": numbers,
+        },
+    )
+
+
 def _batch(load: Load, tokens: int) -> Quantity:
     """Ids, labels, positions, documents (int64), the weight, and of distillation a teacher's ids and scores."""
-    per_token = 4 * 8 + FLOAT + load.top_k * (8 + FLOAT)
+    per_token = 4 * 8 + FLOAT + load.top_k * (8 + FLOAT) + load.teacher_values * FLOAT
     return Quantity(
         name="batch",
         value=tokens * per_token,
         unit="bytes",
-        formula="T x (36 + 12 k): ids, labels, positions, documents and weight; k ids and scores of a teacher",
-        inputs={"T": tokens, "k": load.top_k},
+        formula="T x (36 + 12 k + 4 q): ids, labels, positions, documents and weight; a teacher's k ids with scores, q more scores",
+        inputs={"T": tokens, "k": load.top_k, "q": load.teacher_values},
     )
 
 

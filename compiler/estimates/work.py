@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from ...specs import model as language
 from ...specs.build import from_json
+from ...specs.distillation import Distill
+from ..losses import is_scored
 from ..plan import Job, Mesh
 from .quantity import Quantity
 
@@ -38,10 +40,10 @@ def work_of(job: Job, rows: Mapping[str, Quantity]) -> Work | None:
         assert mesh is not None
         count = stage.prompts * stage.samples
         return _on_policy(stage, mesh, domains, count, f"{stage.prompts} prompts x {stage.samples}", 1 if stage.reference_kl else 0)
-    if isinstance(stage, language.Distill):
+    if isinstance(stage, Distill):
         assert mesh is not None
         each = stage.prompts_per_step.per_domain
-        return _on_policy(stage, mesh, domains, each * len(domains), f"{each} prompts x {len(domains)} domains", 1)
+        return _on_policy(stage, mesh, domains, each * len(domains), f"{each} prompts x {len(domains)} domains", is_scored(stage))
     if isinstance(stage, language.Evaluate):
         return _evaluation(stage, domains)
     return None
@@ -85,7 +87,7 @@ def _training(stage: language.Sft, rows: Quantity | None) -> Work:
 
 
 def _on_policy(
-    stage: language.GrpoPhase | language.Distill, mesh: Mesh, limits: list[language.Limits], count: int, shown: str, scored: int
+    stage: language.GrpoPhase | Distill, mesh: Mesh, limits: list[language.Limits], count: int, shown: str, scored: int
 ) -> Work:
     longest = [one.context_tokens for one in limits]
     mean = sum(longest) / len(longest)

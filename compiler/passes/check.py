@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
 from ...specs.build import Path, Problem, suggest
+from ...specs.distillation import Distill
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
 from ...specs.locations import is_url, local_path, near
-from ...specs.model import Distill, Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
+from ...specs.model import Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
 from ..compilation import Compilation, mistake
+from ..losses import check_loss
 from ..stages import Stage, stages
 
 BUILTIN_TOKENIZERS = tuple(BUILTIN_VOCABULARIES)
@@ -174,9 +176,12 @@ def _check_stage(stage: Stage, spec: Spec, compilation: Compilation) -> Iterator
             detail = f"{block.sequence_tokens} is less than `domains.{name}.limits.context_tokens`, {limits.context_tokens}"
             fix = f"at least {limits.context_tokens}, or a lower limit"
             yield mistake("E0309", (*path, "sequence_tokens"), detail, fix)
+    if isinstance(block, Distill):
+        yield from check_loss(block, path)
     vocabulary = known_vocabulary(spec.model)
-    if isinstance(block, Distill) and vocabulary is not None and block.loss.support.top_k > vocabulary:
-        detail = f"the {block.loss.support.top_k} most likely of {vocabulary} tokens"
+    top_k = (block.loss.support.top_k if isinstance(block, Distill) else None) or 0
+    if vocabulary is not None and top_k > vocabulary:
+        detail = f"the {top_k} most likely of {vocabulary} tokens"
         yield mistake("E0319", (*path, "loss", "support", "top_k"), detail, f"at most {vocabulary}")
     if isinstance(block, GrpoPhase) and block.updates > block.prompts:
         detail = f"{block.updates} updates, {block.prompts} prompts"

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...specs.build import Path, Problem
+from ...specs.distillation import Distill
 from ...specs.hardware import ACCELERATORS
 from ...specs.machine import TrainerPlacement
-from ...specs.model import Distill, GrpoPhase, Sft, Spec
+from ...specs.model import GrpoPhase, Sft, Spec
 from ..capability import broken_limits
 from ..compilation import Compilation, mistake
 from ..estimates.degrees import Degrees
 from ..estimates.quantity import with_unit
 from ..facts import facts_of_mesh, facts_of_spec
+from ..losses import embedded_models, reads_vocabulary, values_beside
 from ..meshes import Candidate, Request, bytes_of, candidates, degrees_of, distance, divides_rows, layouts, limits_of, opened
 from ..plan import Mesh
 from ..stages import Stage, stages
@@ -77,8 +79,8 @@ def request_of(compilation: Compilation, spec: Spec, stage: Stage, facts: dict[s
     if isinstance(block, GrpoPhase):
         copies = (engines.rollout == "transformers") + (engines.scorer == "transformers") * bool(block.reference_kl)
     elif isinstance(block, Distill):
-        teachers = len(set(compilation.owners.values()))
-        copies = (engines.rollout == "transformers") + (engines.scorer == "transformers") * teachers
+        copies = embedded_models(block, engines, len(set(compilation.owners.values())))
+    vocabulary = compilation.dimensions.vocabulary if compilation.dimensions is not None else None
     return Request(
         model=compilation.dimensions,
         cluster=spec.cluster,
@@ -88,7 +90,9 @@ def request_of(compilation: Compilation, spec: Spec, stage: Stage, facts: dict[s
         experts_bytes=4 if spec.precision.experts.format == "float32" else 2,
         sequence_tokens=block.sequence_tokens,
         rows=block.batch_sequences if isinstance(block, Sft) else None,
-        top_k=block.loss.support.top_k if isinstance(block, Distill) else 0,
+        top_k=block.loss.support.top_k or 0 if isinstance(block, Distill) else 0,
+        teacher_values=values_beside(block.loss, vocabulary) if isinstance(block, Distill) else 0,
+        whole_vocabulary=isinstance(block, Distill) and reads_vocabulary(block.loss),
         embedded_copies=copies,
     )
 

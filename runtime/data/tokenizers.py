@@ -58,6 +58,11 @@ class ChatTokenizer:
         self.digest = _digest(self.backend, self.template.hf.chat_template)
         self.text_ids = lru_cache(TEXT_CACHE_ENTRIES)(self._text_ids)
 
+    @property
+    def valid_ids(self) -> list[int]:
+        """Ids that the assistant may write, ascending."""
+        return [one for one in range(len(self.hf)) if one not in self.invalid_ids]
+
     def literal_ids(self, text: str) -> tuple[int, ...]:
         """Ids of a template's own text, control tokens included."""
         return tuple(self.backend.encode(text, add_special_tokens=False).ids)
@@ -165,6 +170,25 @@ def require_same_tokenizer(ours: ChatTokenizer, other: ChatTokenizer, other_owne
             f" {other.digest[:12]}; {ours.name}: {len(ours.hf)} tokens, digest {ours.digest[:12]})",
             exit_code=ExitCode.SPEC,
             fix="vocabulary, control tokens and chat template must all be equal; train the teacher from the student's base",
+        )
+
+
+def require_same_rows(ours: Path, other: Path, other_owner: str) -> None:
+    """Refuse a teacher whose output head is padded to another number of rows: its probabilities are shared out differently.
+
+    Args:
+        ours: the student's folder, with its config.json.
+        other: the teacher's.
+
+    Raises:
+        UserError: exit code 3.
+    """
+    rows, other_rows = (json.loads((folder / "config.json").read_bytes())["vocab_size"] for folder in (ours, other))
+    if rows != other_rows:
+        raise UserError(
+            f"the output head of {other_owner} has {other_rows:,} rows, the student's {rows:,}: one vocabulary, padded differently",
+            exit_code=ExitCode.SPEC,
+            fix="pad both to one `vocab_size`; train the teacher from the student's base",
         )
 
 

@@ -26,6 +26,7 @@ def open_engine(
                 tokenizer_digest=tokenizer.digest,
                 pad_id=tokenizer.pad_id,
                 invalid_ids=tokenizer.invalid_ids,
+                num_tokens=len(tokenizer.hf),
                 dtype=dtype,
                 policy_version=policy_version,
             )

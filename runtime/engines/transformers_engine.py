@@ -40,6 +40,7 @@ class TransformersEngine:
         tokenizer_digest: str,
         pad_id: int,
         invalid_ids: Collection[int],
+        num_tokens: int,
         dtype: Literal["float32", "bfloat16"] = "float32",
         policy_version: int = 0,
     ) -> None:
@@ -50,6 +51,7 @@ class TransformersEngine:
             tokenizer_digest: of the tokenizer that the ids belong to.
             pad_id: any id; attention never sees padding.
             invalid_ids: ids that the assistant may never write; no support holds them. Rollouts are drawn from the plain policy.
+            num_tokens: tokens of the tokenizer; rows of the head from here on are padding, and no support holds them either.
             dtype: of weights and activations.
             policy_version: what the loaded weights are called.
 
@@ -84,6 +86,7 @@ class TransformersEngine:
         self._vocabulary = int(self._model.config.vocab_size)
         self._invalid_V = torch.zeros(self._vocabulary, dtype=torch.bool, device=self._device)
         self._invalid_V[[one for one in invalid_ids if one < self._vocabulary]] = True
+        self._invalid_V[num_tokens:] = True
         self.valid_ids = self._vocabulary - int(self._invalid_V.sum())
         self.capabilities = Capabilities(full_vocabulary_scores=True, largest_top_k=None, expert_choices=True)
         self.policy_version = policy_version

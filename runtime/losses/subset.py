@@ -1,4 +1,4 @@
-"""Salient vocabulary alignment from hidden states: the loss of `distill.py` without the logits of a whole vocabulary.
+"""Divergences on a support from hidden states: the losses of `distill.py` without the logits of a whole vocabulary.
 
 What it does: the loss needs a token's logits on its support only, so it multiplies the hidden state by those rows of the head
 and by no others. The product and both gradients are sparse matrix products, none of which copies a row of the head per token:
@@ -7,7 +7,8 @@ and by no others. The product and both gradients are sparse matrix products, non
     d hidden  = w_NK x head_VH[support]            weighted bags of head rows, one bag per token
     d head    = w_NK' x hidden_NH                  weighted bags of hidden states, one bag per id, ids sorted
 
-with `w = d loss * P (log P/Q - KL)`. Every row of the head's gradient is summed in one go and written once.
+with `w = d loss * slope`, where slope is the divergence's gradient in the logits (`divergences.py`), for reverse KL
+`P (log P/Q - KL)`. Every row of the head's gradient is summed in one go and written once.
 What it does not do: differentiate twice; touch a row of the head outside all supports (a NaN there changes nothing).
 
 The head's gradient is one dense [V, H] tensor, because sharding reduces it as such. On a CPU its memory comes zeroed from the
@@ -27,14 +28,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .divergences import DIVERGENCES, Divergence, DivergenceName
+
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")  # used within functions only
 
 CHUNK_BYTES = 4 << 20  # of whatever is computed piece by piece; larger than this was slower on a CPU, smaller as well
 CUDA_CHUNK_BYTES = 256 << 20
 
 
-def token_loss(hidden_NH: Tensor, head_VH: Tensor, support_ids_NK: Tensor, support_logprobs_NK: Tensor) -> Tensor:
-    """Reverse KL(P || Q) on the support, in nats; value and gradients are those of `distill.token_loss(hidden . head', ...)`.
+def token_loss(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    support_ids_NK: Tensor,
+    support_logprobs_NK: Tensor,
+    divergence: DivergenceName = "reverse_kl",
+) -> Tensor:
+    """The divergence on the support, in nats; value and gradients are those of `distill.token_loss(hidden . head', ...)`.
 
     Args:
         hidden_NH: float32 or bfloat16 (float64 in tests), in the head's dtype.
@@ -45,32 +54,28 @@ def token_loss(hidden_NH: Tensor, head_VH: Tensor, support_ids_NK: Tensor, suppo
     Returns:
         loss_N, float32 whatever the inputs (float64 if they are); at least 0 up to rounding.
     """
-    return _SubsetReverseKl.apply(hidden_NH, head_VH, support_ids_NK, support_logprobs_NK)  # type: ignore[no-any-return]
+    return _SubsetDivergence.apply(hidden_NH, head_VH, support_ids_NK, support_logprobs_NK, DIVERGENCES[divergence])  # type: ignore[no-any-return]
 
 
-class _SubsetReverseKl(torch.autograd.Function):
+class _SubsetDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor, teacher_logprobs_NK: Tensor) -> Tensor:
-        student_NK = support_logits(hidden_NH, head_VH, ids_NK).log_softmax(dim=-1)
-        teacher_NK = teacher_logprobs_NK.to(student_NK.dtype).log_softmax(dim=-1)
-        # Where the student has probability 0 the term is 0 (its limit); -inf - -inf or 0 * -inf would be NaN.
-        possible_NK = student_NK.isfinite()
-        gap_NK = student_NK.masked_fill(~possible_NK, 0.0).sub_(teacher_NK.masked_fill_(~possible_NK, 0.0))
-        student_NK.exp_()
-        loss_N = (student_NK * gap_NK).sum(dim=-1)
-        slope_NK = gap_NK.sub_(loss_N.unsqueeze(1)).mul_(student_NK)
+    def forward(
+        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, ids_NK: Tensor, teacher_logprobs_NK: Tensor, divergence: Divergence
+    ) -> Tensor:
+        loss_N, slope_NK = divergence(support_logits(hidden_NH, head_VH, ids_NK), teacher_logprobs_NK)
         ctx.save_for_backward(hidden_NH, head_VH, ids_NK, slope_NK)
         return loss_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden_NH, head_VH, ids_NK, slope_NK = ctx.saved_tensors
         weight_NK = (slope_NK * grad_outputs[0].unsqueeze(1)).to(hidden_NH.dtype)
         needs_hidden, needs_head, *_ = ctx.needs_input_grad
         return (
             _hidden_gradient(head_VH, ids_NK, weight_NK) if needs_hidden else None,
             _head_gradient(hidden_NH, head_VH, ids_NK, weight_NK) if needs_head else None,
+            None,
             None,
             None,
         )

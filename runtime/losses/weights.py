@@ -25,6 +25,12 @@ def sample_domain_weights(written: Sequence[int], domains: Sequence[str]) -> lis
     ]
 
 
+def sample_mean_weights(written: Sequence[int]) -> list[float]:
+    """The weight of one written token of each sample: `1 / (samples that wrote something * tokens it wrote)`, 0 of the others."""
+    samples = sum(count > 0 for count in written)
+    return [1.0 / (samples * count) if count else 0.0 for count in written]
+
+
 def token_mean_weights(written: Sequence[int], trained: Sequence[bool]) -> list[float]:
     """The weight of one written token of each sample: `1 / (all written tokens of the trained samples)`, 0 where not trained.
 

@@ -46,10 +46,11 @@ class WatchedTokens:
         """Sums over the watched tokens of a micro-batch; there may be none."""
         num_domains, watched_N = len(self._domains), tokens.extras["watched"]
         domain_M = tokens.extras["domain"][watched_N]
+        none_N0 = tokens.labels_N.new_empty((len(tokens.labels_N), 0))  # of a loss without a support
         seen = watch(
             hidden_NH[watched_N],
             head_VH,
-            tokens.extras["support_ids"][watched_N],
+            tokens.extras.get("support_ids", none_N0)[watched_N],
             tokens.labels_N[watched_N],
             self._invalid_ids,
         )

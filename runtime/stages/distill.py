@@ -2,21 +2,23 @@
 
 For every step:
   1. draw the same number of prompts from every domain;
-  2. play them with a frozen snapshot of the student, each under its domain's limits; a prefix that a limit cut off is kept;
+  2. play them with a frozen snapshot of the student (`rollouts: teacher`: with their domain's teacher), each under its domain's
+     limits; a prefix that a limit cut off is kept;
   3. route every trajectory to its domain's teacher, by the prompt's label alone: one teacher, no mixing, no fallback;
   4. the teacher reads the trajectory and names its top-k valid tokens where the student wrote each token;
   5. publish all of it in the ledger, and read it back;
   6. loss = reverse KL on that support, both sides renormalised on it: mean over a sample's written tokens, then over a domain's
      samples, then over the active domains, counted over the whole global batch.
-The loss reads hidden states and the support's rows of the output head; no logits of the whole vocabulary are computed for it.
+Steps 4 and 6 have neighbours, other values of `student.distill.loss` (`distill_loss.py`). The default loss reads hidden states and
+the support's rows of the output head; no logits of the whole vocabulary are computed for it.
 Coverage, the student's mass on the support, is watched at a sample of the tokens: nothing in the loss pushes mass back into it.
 What else is watched, and the alarms: `diagnostics.py`.
-What it does not do: use rewards (they are only reported), importance weights, temperatures or clipping, or train on old rollouts.
+What it does not do: use rewards (they are only reported), temperatures or clipping, or train on old rollouts.
 
 Source: Agents-A1 (arXiv 2606.30616), knowledge-action section.
 
-Shapes: N positions with a weight, V vocabulary, H hidden width, D domains, T tokens of one sample, W tokens it
-wrote, K tokens of the support.
+Shapes: N positions with a weight, V vocabulary, U valid ids, H hidden width, D domains, T tokens of one sample,
+W tokens it wrote, K tokens of the support.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,24 +27,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import Distill, Domain
+from ...specs.distillation import Distill
+from ...specs.model import Domain
 from ..data.batch import Document, PackedBatch
-from ..data.tokenizers import load_tokenizer_folder, require_same_tokenizer
+from ..data.tokenizers import load_tokenizer_folder, require_same_rows, require_same_tokenizer
 from ..engines.protocol import Engine
 from ..jobs import JobContext
 from ..ledger import LedgerSample
-from ..losses import subset
-from ..losses.weights import sample_domain_weights
 from ..rollouts import RolloutRequest, Trajectory
+from . import distill_loss
 from .diagnostics import Alarms, WatchedTokens, domain_metrics, routing_metrics
 from .on_policy import Actors, OnPolicyBatches, by_domain, derived_seed, predicts_written, rollout_metrics, spread_over_written
 from .training import train
 
 if TYPE_CHECKING:
     from ..trainer.trainer import PolymathTrainer, TrainedTokens
-
-ROUNDING_OF_LOGPROBS = 1e-3  # a probability of 1 may come out a little above it
 
 
 class DistillStage:
@@ -64,7 +63,8 @@ class DistillStage:
         self._routing = routing
         self._domains = tuple(actors.domains)
         self._metrics: dict[str, float] = {}
-        self._active = 0
+        self._share = dict.fromkeys(self._domains, 1.0)  # of the batch's weight
+        self._valid_ids_U = torch.tensor(actors.tokenizer.valid_ids)
         self._step = 0
         self._watched = WatchedTokens(self._domains, actors.tokenizer.invalid_ids)
         self._alarms = Alarms(batches.context, settings.alarms, self._domains)
@@ -75,18 +75,33 @@ class DistillStage:
 
     def next_batch(self, step: int) -> PackedBatch:
         """The rows of one step (from 1)."""
-        due = step - 1
-        samples = self._batches.batch(due, version=due, oldest_version=due, requests=self._requests(due), score=self._score)
+        due, loss = step - 1, self.settings.loss
+        of_teachers = self.settings.rollouts == "teacher"
+        version = 0 if of_teachers else due  # a teacher never changes
+        samples = self._batches.batch(
+            due,
+            version=version,
+            oldest_version=version,
+            requests=self._requests(due),
+            score=self._score,
+            play=self._play_teachers if of_teachers else None,
+        )
         self._step = step
         self._metrics = {**rollout_metrics(samples), **domain_metrics(samples), **self._routing_metrics(step, samples)}
-        self._active = len({sample.domain for sample in samples if sample.num_written})
         written = [sample.num_written for sample in samples]
-        watched = watched_tokens(written, self.settings.loss.coverage_positions, derived_seed("coverage", step))
-        return self._batches.pack(distill_documents(samples, self._domains, watched), self.settings.sequence_tokens)
+        weights = distill_loss.weights(loss, written, [sample.domain for sample in samples])
+        self._share = dict.fromkeys(self._domains, 0.0)
+        for sample, weight in zip(samples, weights, strict=True):
+            self._share[sample.domain] += weight * sample.num_written
+        watched = watched_tokens(written, loss.coverage_positions, derived_seed("coverage", step))
+        documents = distill_documents(samples, self._domains, weights, watched)
+        return self._batches.pack(documents, self.settings.sequence_tokens)
 
     def _routing_metrics(self, step: int, samples: Sequence[LedgerSample]) -> dict[str, float]:
-        diagnostics, engine = self.settings.diagnostics, self._actors.engine
-        if (step - 1) % diagnostics.every_steps or not engine.capabilities.expert_choices:
+        diagnostics = self.settings.diagnostics
+        if (step - 1) % diagnostics.every_steps or self.settings.rollouts == "teacher":
+            return {}
+        if not self._actors.engine.capabilities.expert_choices:
             return {}
         first = [sample for _, own in by_domain(samples) for sample in own[: diagnostics.samples_per_domain]]
         self._batches.sync_engine(version=step - 1)
@@ -100,26 +115,32 @@ class DistillStage:
             for request in self._actors.requests(domain, index, per_domain, 1, place * per_domain)
         ]
 
-    def _score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
-        """Each trajectory's support, from the teacher of its domain."""
-        scores: list[dict[str, Any]] = [{} for _ in trajectories]
+    def _play_teachers(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
+        """Each request by the teacher of its domain."""
+        played: dict[int, Trajectory] = {}
         for name, teacher in self._teachers.items():
-            routed = [number for number, one in enumerate(trajectories) if self._routing[one.domain] == name]
-            supports = teacher.score_top_k([trajectories[number].ids for number in routed], self.settings.loss.support.top_k)
-            for number, support in zip(routed, supports, strict=True):
-                require_sound_support(name, support.ids_TK, support.logprobs_TK)
-                mask_T = predicts_written(trajectories[number].written)
-                scores[number] = {
-                    "teacher": name,
-                    "support_ids_WK": support.ids_TK[mask_T],
-                    "support_logprobs_WK": support.logprobs_TK[mask_T],
-                }
-        return scores
+            routed = self._routed(name, requests)
+            own = self._actors.play([requests[number] for number in routed], derived_seed(seed, name), teacher)
+            played |= zip(routed, own, strict=True)
+        return [played[number] for number in range(len(requests))]
+
+    def _score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
+        """What the teacher of its domain says of each trajectory."""
+        scores: dict[int, dict[str, Any]] = {}
+        for name, teacher in self._teachers.items():
+            routed = self._routed(name, trajectories)
+            own = [trajectories[number] for number in routed]
+            scores |= zip(routed, distill_loss.score(self.settings, name, teacher, own, self._valid_ids_U), strict=True)
+        return [scores[number] for number in range(len(trajectories))]
+
+    def _routed(self, teacher: str, some: Sequence[RolloutRequest] | Sequence[Trajectory]) -> list[int]:
+        """Which of them are of the teacher's domains."""
+        return [number for number, one in enumerate(some) if self._routing[one.domain] == teacher]
 
     def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
-        """Reverse KL of each written token on its teacher's support."""
+        """The divergence of each written token from its teacher's, and what is watched of it."""
         domain_N = tokens.extras["domain"]
-        loss_N = subset.token_loss(hidden_NH, head_VH, tokens.extras["support_ids"], tokens.extras["support_logprobs"])
+        loss_N = distill_loss.token_loss(self.settings.loss, hidden_NH, head_VH, tokens, self._valid_ids_U)
         per_domain_D = torch.zeros(len(self._domains), device=domain_N.device)
         return loss_N, {
             **self._watched.sums(hidden_NH, head_VH, tokens),
@@ -135,10 +156,12 @@ class DistillStage:
         """
         metrics = dict(self._metrics)
         if sums:
-            metrics |= self._watched.metrics(sums)
+            unmeasured = distill_loss.unmeasured(self.settings)
+            watched = self._watched.metrics(sums)
+            metrics |= {name: value for name, value in watched.items() if not name.startswith(unmeasured)}
             for place, domain in enumerate(self._domains):
                 if sums["tokens"][place]:
-                    metrics[f"kl.{domain}"] = sums["loss"][place].item() * self._active  # undoes the mean over active domains
+                    metrics[f"kl.{domain}"] = sums["loss"][place].item() / self._share[domain]  # the domain's own mean
         return metrics | self._alarms.judge(self._step, metrics)
 
     def result(self) -> dict[str, Any]:
@@ -157,40 +180,22 @@ def watched_tokens(written: Sequence[int], most: int, seed: int) -> list[Tensor]
     return list(torch.zeros(total, dtype=torch.bool).index_fill(0, chosen, True).split(list(written)))
 
 
-def require_sound_support(teacher: str, ids_TK: Tensor, logprobs_TK: Tensor) -> None:
-    """Refuse what a teacher's engine must never say, before it is published in the ledger.
-
-    Raises:
-        UserError: an id occurs twice in one support, or a log-probability is not a finite number of at most 0.
-    """
-    ascending_TK = ids_TK.sort(dim=-1).values
-    if (ascending_TK[:, 1:] == ascending_TK[:, :-1]).any():
-        problem = "named one token twice in a support"
-    elif not (logprobs_TK.isfinite() & (logprobs_TK <= ROUNDING_OF_LOGPROBS)).all():
-        problem = "gave a log-probability that is not a finite number of at most 0"
-    else:
-        return
-    raise UserError(
-        f"the engine of teacher `{teacher}` {problem}; nothing of this batch was trained on",
-        exit_code=ExitCode.FAILED,
-        fix="check the teacher's weights for NaN and its engine's version; launch again to roll the batch out anew",
-    )
-
-
-def distill_documents(samples: Sequence[LedgerSample], domains: Sequence[str], watched: Sequence[Tensor]) -> list[Document]:
-    """One document per sample, weighted by sample and domain over the whole batch; `watched` says which tokens are watched."""
-    weights = sample_domain_weights([sample.num_written for sample in samples], [sample.domain for sample in samples])
+def distill_documents(
+    samples: Sequence[LedgerSample], domains: Sequence[str], weights: Sequence[float], watched: Sequence[Tensor]
+) -> list[Document]:
+    """One document per sample, with a weight for each token it wrote; `watched` says which of them are watched."""
     documents = []
     for sample, weight, watched_W in zip(samples, weights, watched, strict=True):
-        assert sample.support_ids_WK is not None and sample.support_logprobs_WK is not None
         mask_T = predicts_written(sample.written)
-        extras = {
-            "support_ids": spread_over_written(sample.support_ids_WK, mask_T),
-            "support_logprobs": spread_over_written(sample.support_logprobs_WK, mask_T),
-            "rollout_logprobs": torch.tensor(sample.logprobs[1:], dtype=torch.float32),
-            "domain": torch.full((len(mask_T),), domains.index(sample.domain)),
-            "watched": spread_over_written(watched_W, mask_T),
+        scores = {
+            "support_ids": sample.support_ids_WK,
+            "support_logprobs": sample.support_logprobs_WK,
+            "teacher_logprobs": sample.teacher_logprobs_W,
         }
+        extras = {name: spread_over_written(values, mask_T) for name, values in scores.items() if values is not None}
+        extras["rollout_logprobs"] = torch.tensor(sample.logprobs[1:], dtype=torch.float32)
+        extras["domain"] = torch.full((len(mask_T),), domains.index(sample.domain))
+        extras["watched"] = spread_over_written(watched_W, mask_T)
         documents.append(Document(ids=sample.ids, written=sample.written, weight_T=mask_T * weight, extras=extras))
     return documents
 
@@ -201,9 +206,11 @@ def run(context: JobContext) -> None:
     routing: dict[str, str] = dict(context.job.settings["routing"])
     domains = {name: context.setting_of("domains", name, Domain) for name in sorted(routing)}
     actors = Actors(context, domains, settings.sampling, settings.sequence_tokens)
+    open_engine = actors.open_player if settings.rollouts == "teacher" else actors.open_scorer
     teachers = {}
     for name in sorted(set(routing.values())):
         folder = context.input_folder(f"teacher.{name}")
         require_same_tokenizer(actors.tokenizer, load_tokenizer_folder(folder), f"teacher `{name}`")
-        teachers[name] = actors.open_scorer(folder)
+        require_same_rows(context.input_folder("model"), folder, f"teacher `{name}`")
+        teachers[name] = open_engine(folder)
     train(context, settings, DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, routing))

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.machine import Engines, Precision
-from ...specs.model import Domain, Sampling
+from ...specs.model import Domain
+from ...specs.training import Sampling
 from ..data.batch import Document, PackedBatch
 from ..data.packing import bins, pack
 from ..data.renderer import Renderer
@@ -73,16 +74,15 @@ class Actors:
     """The policy's engine, the worlds it acts in and the renderers between them."""
 
     def __init__(self, context: JobContext, domains: Mapping[str, Domain], sampling: Sampling, sequence_tokens: int) -> None:
-        """Start an engine on the job's start weights and draw the training tasks of every domain.
+        """Draw the training tasks of every domain.
 
         Raises:
             UserError: a domain cannot be acted in, has too few tasks, or allows episodes longer than a row.
         """
-        start = context.input_folder("model")
-        self.tokenizer = load_tokenizer_folder(start)
+        self._start = context.input_folder("model")
+        self.tokenizer = load_tokenizer_folder(self._start)
         self.dtype = context.setting("precision", Precision).compute
         self.engines = context.setting("engines", Engines)
-        self.engine = open_engine(self.engines.rollout, start, self.tokenizer, dtype=self.dtype)
         self.domains = domains
         self.worlds = {name: _world(name, domain) for name, domain in domains.items()}
         self.renderers = {name: Renderer(self.tokenizer, world.tools) for name, world in self.worlds.items()}
@@ -104,6 +104,11 @@ class Actors:
                 raise UserError(f"domain `{name}`: {error}", exit_code=ExitCode.SPEC) from error
             self.decks[name] = PromptDeck(tasks, derived_seed(context.job.seed, name))
 
+    @cached_property
+    def engine(self) -> Engine:
+        """The policy's, started on the job's start weights when it is first asked for."""
+        return open_engine(self.engines.rollout, self._start, self.tokenizer, dtype=self.dtype)
+
     def requests(self, name: str, index: int, prompts: int, samples: int, first_group: int) -> list[RolloutRequest]:
         """`samples` episodes of each of `prompts` tasks of a domain, for rollout batch `index`."""
         domain = self.domains[name]
@@ -114,13 +119,17 @@ class Actors:
             for _ in range(samples)
         ]
 
-    def play(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
-        """Play them with the engine's current weights."""
-        return collect(self.engine, self.renderers, self.worlds, requests, self._sampling, seed, judge=self._judge)
+    def play(self, requests: Sequence[RolloutRequest], seed: int, engine: Engine | None = None) -> list[Trajectory]:
+        """Play them with an engine's current weights; left out, the policy's."""
+        return collect(engine or self.engine, self.renderers, self.worlds, requests, self._sampling, seed, judge=self._judge)
 
     def open_scorer(self, folder: Any) -> Engine:
         """An engine that scores for a teacher or a reference."""
         return open_engine(self.engines.scorer, folder, self.tokenizer, dtype=self.dtype)
+
+    def open_player(self, folder: Any) -> Engine:
+        """An engine that plays for a teacher."""
+        return open_engine(self.engines.rollout, folder, self.tokenizer, dtype=self.dtype)
 
 
 def _world(name: str, domain: Domain) -> Any:
@@ -134,6 +143,8 @@ def _world(name: str, domain: Domain) -> Any:
 
 
 Score = Callable[[Sequence[Trajectory]], list[dict[str, Any]]]
+Play = Callable[[Sequence[RolloutRequest], int], list[Trajectory]]
+"""From requests and a seed to their trajectories in the same order."""
 
 
 class OnPolicyBatches:
@@ -152,7 +163,14 @@ class OnPolicyBatches:
         self._trainer = trainer
 
     def batch(
-        self, index: int, *, version: int, oldest_version: int, requests: Sequence[RolloutRequest], score: Score
+        self,
+        index: int,
+        *,
+        version: int,
+        oldest_version: int,
+        requests: Sequence[RolloutRequest],
+        score: Score,
+        play: Play | None = None,
     ) -> list[LedgerSample]:
         """The samples of rollout batch `index`, in the order of `requests`. Collective.
 
@@ -160,11 +178,12 @@ class OnPolicyBatches:
             version: optimizer steps that the policy has taken.
             oldest_version: what it had taken when the batch was due.
             requests: of all ranks; whole groups stay on one rank.
+            play: who plays instead of the policy's current weights.
             score: what a rank adds to its own trajectories, as fields of `LedgerSample`.
         """
         if self._last is None or self._last[0] != index:
             if not self.ledger.exists(index):
-                self._roll_out(index, version, requests, score)
+                self._roll_out(index, version, requests, score, play)
             samples = self.ledger.read(index)
             self._check(index, samples, oldest_version, version)
             self._last = (index, samples)
@@ -182,11 +201,13 @@ class OnPolicyBatches:
         if self.actors.engine.policy_version != version:
             self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
 
-    def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
+    def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score, play: Play | None) -> None:
         context = self.context
-        self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
+        if play is None:
+            self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
+            play = self.actors.play
         own = [number for number, request in enumerate(requests) if request.group % context.world_size == context.rank]
-        trajectories = self.actors.play([requests[number] for number in own], derived_seed(context.job.seed, index, context.rank))
+        trajectories = play([requests[number] for number in own], derived_seed(context.job.seed, index, context.rank))
         scores = score(trajectories)
         samples = [_sample(number, trajectory, extra) for number, trajectory, extra in zip(own, trajectories, scores, strict=True)]
         self.ledger.write_part(index, context.rank, samples)

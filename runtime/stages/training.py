@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from ...specs.model import Optimization
+from ...specs.training import Optimization
 from ..jobs import JobContext
 
 

@@ -13,7 +13,7 @@ from torchtitan.tools.logging import init_logger
 
 from ...compiler.plan import Mesh
 from ...specs.machine import Precision
-from ...specs.model import Optimization
+from ...specs.training import Optimization
 from ..checkpoints.manager import PublishingCheckpointManager
 from ..jobs import JobContext
 from . import bootstrap

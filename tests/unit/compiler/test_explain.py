@@ -38,10 +38,10 @@ def test_a_code_keeps_its_meaning() -> None:
 def test_a_field_is_explained_with_all_that_is_declared() -> None:
     text = explain("student.distill.loss.support.top_k")
     for words in (
-        "Tokens in the support.",
+        "Tokens in the support of source `teacher`",
         "whole number",
         "unit      tokens",
-        "required",
+        "not set",
         "at least 2",
         "numerics",
         "example   16",

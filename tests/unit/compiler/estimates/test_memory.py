@@ -47,6 +47,14 @@ def test_logits_shrink_with_the_parts_of_the_loss_and_are_absent_in_distillation
     assert distilled.logits.name == "loss without logits" and distilled.logits.value < whole.logits.value / 10
 
 
+def test_a_loss_that_reads_the_whole_vocabulary_takes_more_but_never_all_logits_at_once() -> None:
+    support, pieces = (memory(HYBRID, MESH, replace(LOAD, top_k=64, whole_vocabulary=one)).logits for one in (False, True))
+    many, few = (memory(HYBRID, MESH, replace(LOAD, teacher_values=k, whole_vocabulary=True)) for k in (HYBRID.vocabulary, 1))
+
+    assert pieces.name == "logits of some tokens" and support.value < pieces.value < memory(HYBRID, MESH, LOAD).logits.value
+    assert many.batch.value > 1000 * few.batch.value  # a teacher's whole distribution at every token
+
+
 def test_a_larger_support_takes_more() -> None:
     sizes = [memory(HYBRID, MESH, replace(LOAD, top_k=k)).total for k in (2, 64, 1024)]
 

@@ -10,6 +10,7 @@ from polymath.runtime.data.tokenizers import (
     ChatTokenizer,
     load_tokenizer,
     load_tokenizer_folder,
+    require_same_rows,
     require_same_tokenizer,
 )
 from polymath.runtime.worlds.vocabulary import tiny_words
@@ -91,6 +92,25 @@ def test_what_cannot_be_a_tokenizer_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="no chat template"):
         load_tokenizer(model(str(tmp_path)))
+
+
+def test_a_teacher_with_another_vocabulary_is_another_tokenizer() -> None:
+    with pytest.raises(UserError, match="teacher searcher differs") as caught:
+        require_same_tokenizer(
+            load_tokenizer(model("builtin:bytes")), load_tokenizer(model("builtin:tiny-words")), "teacher searcher"
+        )
+    assert caught.value.exit_code == 3
+
+
+def test_a_teacher_whose_head_is_padded_to_other_rows_is_refused(tmp_path: Path) -> None:
+    folders = [tmp_path / "ours", tmp_path / "same", tmp_path / "other"]
+    for folder, rows in zip(folders, (384, 384, 448), strict=True):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"vocab_size": rows}))
+    require_same_rows(folders[0], folders[1], "teacher searcher")
+    with pytest.raises(UserError, match="teacher searcher has 448 rows, the student's 384") as caught:
+        require_same_rows(folders[0], folders[2], "teacher searcher")
+    assert caught.value.exit_code == 3
 
 
 def test_a_teacher_with_another_template_is_another_tokenizer(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def engine(folder: Path) -> TransformersEngine:
 
 
 def _engine(folder: Path) -> TransformersEngine:
-    return TransformersEngine(folder, tokenizer_digest="digest", pad_id=PAD, invalid_ids=INVALID)
+    return TransformersEngine(folder, tokenizer_digest="digest", pad_id=PAD, invalid_ids=INVALID, num_tokens=VOCABULARY)
 
 
 def _forward(folder: Path, ids: list[int]) -> torch.Tensor:
@@ -159,6 +159,12 @@ def test_a_support_of_all_valid_tokens_is_allowed_and_one_more_is_refused(engine
     with pytest.raises(UserError, match="only 45 of the 48 ids") as caught:
         engine.score_top_k([[5, 6]], VOCABULARY - len(INVALID) + 1)
     assert caught.value.exit_code == 3
+
+
+def test_rows_of_the_head_beyond_the_tokenizer_are_in_no_support(folder: Path) -> None:
+    engine = TransformersEngine(folder, tokenizer_digest="digest", pad_id=PAD, invalid_ids=INVALID, num_tokens=VOCABULARY - 7)
+    (top,) = engine.score_top_k([[5, 6]], engine.valid_ids)
+    assert set(top.ids_TK[0].tolist()) == set(range(VOCABULARY - 7)) - set(INVALID)
 
 
 def test_token_scores_do_not_depend_on_how_they_are_batched(

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from polymath.runtime.losses.weights import sample_domain_weights, token_mean_weights
+from polymath.runtime.losses.weights import sample_domain_weights, sample_mean_weights, token_mean_weights
 
 
 def test_the_weighted_sum_is_the_mean_per_sample_then_per_domain_then_over_active_domains() -> None:
@@ -40,6 +40,11 @@ def test_the_value_does_not_depend_on_the_spread_over_ranks_and_micro_batches() 
     draw.shuffle(order)
     for size in (1, 5, 12):
         assert value([order[start : start + size] for start in range(0, 24, size)]) == pytest.approx(whole)
+
+
+def test_the_mean_per_sample_counts_those_that_wrote_something() -> None:
+    assert sample_mean_weights([4, 0, 1]) == [0.125, 0.0, 0.5]
+    assert sample_mean_weights([0, 0]) == [0.0, 0.0]
 
 
 def test_token_mean_counts_only_trained_samples() -> None:

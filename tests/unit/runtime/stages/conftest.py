@@ -1,5 +1,6 @@
-"""The fixture of the stages that need no trainer."""
+"""The fixtures of the stages."""
 
+from on_policy_runs import context, models
 from stage_contexts import make_context
 
-__all__ = ["make_context"]
+__all__ = ["context", "make_context", "models"]

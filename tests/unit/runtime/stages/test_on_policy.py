@@ -2,192 +2,26 @@
 
 import dataclasses
 import json
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from polymath.compiler.plan import Input, Job, Plan, Sources
-from polymath.runtime.data.batch import PackedBatch, slice_rows
-from polymath.runtime.data.tokenizers import load_tokenizer
+from on_policy_runs import DISTILL, DOMAINS, ROW, TOKENIZER, StubTrainer, distill_stage, make_run
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.monitors import MONITORS
-from polymath.runtime.stages.distill import DistillStage
 from polymath.runtime.stages.grpo import GrpoStage
 from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches, PromptDeck
 from polymath.runtime.worlds.protocol import Task
 from polymath.specs.alarms import Alarms, LowShareAlarm
-from polymath.specs.build import to_json
 from polymath.specs.diagnostics import UserError
-from polymath.specs.machine import Cluster, Engines, ExpertPrecision, Precision
-from polymath.specs.model import (
-    Distill,
-    DistillLoss,
-    Domain,
-    GrpoPhase,
-    Limits,
-    Model,
-    Prompts,
-    PromptsPerStep,
-    Support,
-)
-from polymath.specs.reward import Reward
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from polymath.specs.model import GrpoPhase
+from transformers import Qwen3MoeForCausalLM
 
-MODEL = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")
-TOKENIZER = load_tokenizer(MODEL)
-ROW = 64
-DOMAINS = {
-    name: Domain(
-        world=name,
-        prompts=Prompts(train=20, heldout=20),
-        limits=Limits(turns=2, response_tokens=6, context_tokens=48),
-        reward=Reward(outcome=1.0, format=0.5),
-    )
-    for name in ("science", "search")
-}
-DISTILL = Distill(
-    steps=3,
-    prompts_per_step=PromptsPerStep(per_domain=3),
-    loss=DistillLoss(support=Support(top_k=8)),
-    sequence_tokens=ROW,
-    learning_rate=1e-3,
-)
 GRPO = GrpoPhase(
     method="grpo", domains=("science", "search"), steps=2, prompts=3, samples=4, updates=2, sequence_tokens=ROW, learning_rate=1e-3
 )
-
-
-def _save_model(folder: Path, seed: int) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = Qwen3MoeConfig(
-            vocab_size=TOKENIZER.vocabulary_size,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            head_dim=32,
-            num_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=32,
-            max_position_embeddings=128,
-            initializer_range=0.2,
-            norm_topk_prob=True,
-            tie_word_embeddings=True,
-        )
-        Qwen3MoeForCausalLM(config).save_pretrained(folder)
-    TOKENIZER.save(folder)
-
-
-class StubTrainer:
-    """Weights and a layout, and the loss as the trainer forms it."""
-
-    def __init__(self, folder: Path, data_parallel_size: int = 2, micro_batch: int = 2) -> None:
-        self.model = Qwen3MoeForCausalLM.from_pretrained(folder)
-        self.data_parallel_size = data_parallel_size
-        self.config = types.SimpleNamespace(training=types.SimpleNamespace(local_batch_size=micro_batch))
-        self.syncs = 0
-
-    def full_weights(self) -> dict[str, torch.Tensor]:
-        self.syncs += 1
-        return self.model.state_dict()
-
-    def loss(self, stage: Any, batch: PackedBatch) -> tuple[float, dict[str, float]]:
-        """Accumulate gradients over all ranks' micro-batches; the loss, and the stage's metrics."""
-        self.model.zero_grad()
-        rows = self.config.training.local_batch_size
-        assert batch.tokens_BL.shape[0] % (rows * self.data_parallel_size) == 0
-        total, sums = 0.0, {}
-        for start in range(0, batch.tokens_BL.shape[0], rows):
-            micro = slice_rows(batch, start, start + rows)
-            hidden_BLH = torch.stack([self._packed_hidden(*row) for row in zip(micro.tokens_BL, micro.documents_BL, strict=True)])
-            trained_BL = micro.loss_weight_BL != 0
-            tokens = types.SimpleNamespace(
-                labels_N=micro.labels_BL[trained_BL],
-                weight_N=micro.loss_weight_BL[trained_BL],
-                extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
-            )
-            loss_N, extra_sums = (
-                stage.hidden_loss(hidden_BLH[trained_BL], self.model.lm_head.weight, tokens)
-                if hasattr(stage, "hidden_loss")
-                else stage.token_loss(self.model.lm_head(hidden_BLH[trained_BL]), tokens)
-            )
-            loss = (loss_N * tokens.weight_N).sum()
-            loss.backward()
-            total += loss.item()
-            for name, value in extra_sums.items():
-                known = sums.get(name, torch.zeros_like(value))
-                sums[name] = torch.maximum(known, value) if name.endswith("_max") else known + value
-        return total, stage.summarize(sums)
-
-    def reduced(self, sums: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        return sums
-
-    def expert_choices(self, batch: PackedBatch) -> list[tuple[PackedBatch, torch.Tensor]]:
-        """Of each document alone, as attention that keeps documents apart sees it; one micro-batch."""
-        rows = []
-        for tokens_L, documents_L in zip(batch.tokens_BL, batch.documents_BL, strict=True):
-            lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
-            parts = [self.model.model(part[None], output_router_logits=True).router_logits for part in tokens_L.split(lengths)]
-            layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-            rows.append(torch.stack([logits_LE.topk(2, dim=-1).indices for logits_LE in layers], dim=1))
-        return [(batch, torch.stack(rows))]
-
-    def _packed_hidden(self, tokens_L: torch.Tensor, documents_L: torch.Tensor) -> torch.Tensor:
-        lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
-        return torch.cat([self.model.model(part[None]).last_hidden_state[0] for part in tokens_L.split(lengths)])
-
-    def gradient(self) -> torch.Tensor:
-        return torch.cat([one.grad.flatten() for one in self.model.parameters() if one.grad is not None])
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    folders = {name: tmp_path_factory.mktemp(name) / "model" for name in ("student", "a", "b")}
-    for seed, folder in enumerate(folders.values()):
-        _save_model(folder, seed)
-    return folders
-
-
-def _context(run_dir: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> JobContext:
-    settings = {
-        "model": to_json(MODEL),
-        "precision": to_json(Precision(compute="float32", experts=ExpertPrecision(format="float32"))),
-        "engines": to_json(Engines()),
-    }
-    job = Job(
-        id="distill",
-        kind="distill",
-        needs=("sft",),
-        seed=3,
-        recipe_digest="0" * 64,
-        exact_digest="0" * 64,
-        roles={},
-        inputs={"model": Input(job="sft", output="model")},
-        settings=settings,
-    )
-    cluster = Cluster(accelerator="cpu", per_node=world_size)
-    plan = Plan(name="t", seed=1, compiler="t", recipe_digest="", exact_digest="", cluster=cluster, jobs=(job,), processes=())
-    monkeypatch.setattr(JobContext, "input_folder", lambda _, name: models["student"])
-    sources = Sources(spec_folder="", runs="", urls={})
-    return JobContext(plan=plan, sources=sources, job=job, run_dir=run_dir, rank=0, world_size=world_size, barrier=lambda: None)
-
-
-@pytest.fixture
-def context(tmp_path: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> JobContext:
-    return _context(tmp_path, models, monkeypatch)
-
-
-def _distill(context: JobContext, models: Mapping[str, Path], trainer: StubTrainer, **changes: Any) -> DistillStage:
-    settings = dataclasses.replace(DISTILL, **changes)
-    actors = Actors(context, DOMAINS, settings.sampling, ROW)
-    teachers = {name: actors.open_scorer(models[name]) for name in ("a", "b")}
-    stage = DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, {"science": "a", "search": "b"})
-    stage.attach(trainer)  # type: ignore[arg-type]
-    return stage
 
 
 def _grpo(context: JobContext, trainer: StubTrainer, reference: bool = False, **changes: Any) -> GrpoStage:
@@ -200,7 +34,7 @@ def _grpo(context: JobContext, trainer: StubTrainer, reference: bool = False, **
 
 
 def test_every_trajectory_is_scored_by_its_domains_teacher_alone(context: JobContext, models: Mapping[str, Path]) -> None:
-    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage = distill_stage(context, models, StubTrainer(models["student"]))
     stage.next_batch(1)
     samples = stage._batches.ledger.read(0)
     assert [sample.domain for sample in samples] == ["science"] * 3 + ["search"] * 3
@@ -218,7 +52,7 @@ def test_every_trajectory_is_scored_by_its_domains_teacher_alone(context: JobCon
 
 def test_the_distillation_loss_is_the_mean_over_samples_then_domains(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["student"])
-    stage = _distill(context, models, trainer)
+    stage = distill_stage(context, models, trainer)
     value, metrics = trainer.loss(stage, stage.next_batch(1))
     per_domain: dict[str, list[float]] = {"science": [], "search": []}
     for sample in stage._batches.ledger.read(0):
@@ -237,7 +71,7 @@ def test_what_is_watched_is_there_for_every_domain_and_engine_and_trainer_agree(
     context: JobContext, models: Mapping[str, Path]
 ) -> None:
     trainer = StubTrainer(models["student"])
-    stage = _distill(context, models, trainer)
+    stage = distill_stage(context, models, trainer)
     _, metrics = trainer.loss(stage, stage.next_batch(1))
     samples = stage._batches.ledger.read(0)
     for domain in DOMAINS:
@@ -252,10 +86,10 @@ def test_what_is_watched_is_there_for_every_domain_and_engine_and_trainer_agree(
 
 
 def test_another_models_rollouts_and_experts_show(context: JobContext, models: Mapping[str, Path]) -> None:
-    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage = distill_stage(context, models, StubTrainer(models["student"]))
     stage.next_batch(1)
     other = StubTrainer(models["a"])
-    stage = _distill(context, models, other)  # reads the ledger, and its engine still has the student's weights
+    stage = distill_stage(context, models, other)  # reads the ledger, and its engine still has the student's weights
     _, metrics = other.loss(stage, stage.next_batch(1))
     for domain in DOMAINS:
         assert metrics[f"logprob_gap.{domain}"] > 0.05
@@ -264,7 +98,7 @@ def test_another_models_rollouts_and_experts_show(context: JobContext, models: M
 
 def test_a_student_that_is_its_own_teacher_shares_its_whole_top_k(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["student"])
-    stage = _distill(context, {**models, "a": models["student"], "b": models["student"]}, trainer)
+    stage = distill_stage(context, {**models, "a": models["student"], "b": models["student"]}, trainer)
     _, metrics = trainer.loss(stage, stage.next_batch(1))
     for domain in DOMAINS:
         assert metrics[f"top_k_overlap.{domain}"] > 0.99
@@ -273,7 +107,7 @@ def test_a_student_that_is_its_own_teacher_shares_its_whole_top_k(context: JobCo
 
 def test_an_alarm_that_skips_keeps_the_step_from_training(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["student"])
-    stage = _distill(context, models, trainer, alarms=Alarms(coverage_p05=LowShareAlarm(below=1.0, action="skip")))
+    stage = distill_stage(context, models, trainer, alarms=Alarms(coverage_p05=LowShareAlarm(below=1.0, action="skip")))
     _, metrics = trainer.loss(stage, stage.next_batch(1))
     assert metrics["update_skipped"] == 1.0
     assert metrics["trained_tokens.science"] == 0.0
@@ -283,7 +117,7 @@ def test_value_and_gradient_do_not_depend_on_ranks_and_micro_batches(context: Jo
     results = []
     for layout in ((1, 1), (2, 2), (4, 1)):
         trainer = StubTrainer(models["student"], *layout)
-        stage = _distill(context, models, trainer)
+        stage = distill_stage(context, models, trainer)
         results.append((trainer.loss(stage, stage.next_batch(1)), trainer.gradient()))
         assert trainer.syncs == (1 if layout == (1, 1) else 0)  # later ones replay the ledger
     for (value, metrics), gradient in results[1:]:
@@ -294,7 +128,7 @@ def test_value_and_gradient_do_not_depend_on_ranks_and_micro_batches(context: Jo
 
 def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["student"])
-    stage = _distill(context, {**models, "a": models["student"], "b": models["student"]}, trainer)
+    stage = distill_stage(context, {**models, "a": models["student"], "b": models["student"]}, trainer)
     value, _ = trainer.loss(stage, stage.next_batch(1))
     assert abs(value) < 1e-5
     assert trainer.gradient().abs().max() < 1e-4
@@ -302,7 +136,7 @@ def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(context: JobCont
 
 def test_the_snapshot_that_acts_is_the_trainers_current_weights(context: JobContext, models: Mapping[str, Path]) -> None:
     trainer = StubTrainer(models["a"])  # the engine was started on the student's
-    stage = _distill(context, models, trainer)
+    stage = distill_stage(context, models, trainer)
     stage.next_batch(1)
     for sample in stage._batches.ledger.read(0):
         with torch.no_grad():
@@ -313,9 +147,9 @@ def test_the_snapshot_that_acts_is_the_trainers_current_weights(context: JobCont
 
 
 def test_a_resumed_run_replays_the_same_batch_without_rolling_out(context: JobContext, models: Mapping[str, Path]) -> None:
-    first = _distill(context, models, StubTrainer(models["student"])).next_batch(1)
+    first = distill_stage(context, models, StubTrainer(models["student"])).next_batch(1)
     trainer = StubTrainer(models["student"])
-    again = _distill(context, models, trainer).next_batch(1)
+    again = distill_stage(context, models, trainer).next_batch(1)
     assert trainer.syncs == 0
     assert torch.equal(first.tokens_BL, again.tokens_BL) and torch.equal(first.loss_weight_BL, again.loss_weight_BL)
     assert all(torch.equal(first.extras[name], again.extras[name]) for name in first.extras)
@@ -326,15 +160,15 @@ def test_the_ledger_holds_the_same_bytes_when_the_run_is_repeated(
 ) -> None:
     manifests = []
     for name in ("one", "two"):
-        context = _context(tmp_path / name, models, monkeypatch)
-        stage = _distill(context, models, StubTrainer(models["student"]))
+        context = make_run(tmp_path / name, models, monkeypatch)
+        stage = distill_stage(context, models, StubTrainer(models["student"]))
         stage.next_batch(1)
         manifests.append((stage._batches.ledger.path(0) / "manifest.json").read_bytes())
     assert manifests[0] == manifests[1]
 
 
 def test_a_batch_of_another_policy_is_refused(context: JobContext, models: Mapping[str, Path]) -> None:
-    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage = distill_stage(context, models, StubTrainer(models["student"]))
     stage.next_batch(1)
     stage._batches.ledger.path(0).rename(stage._batches.ledger.path(1))
     with pytest.raises(UserError, match="policy version 0, and 1 is training") as caught:
@@ -343,10 +177,10 @@ def test_a_batch_of_another_policy_is_refused(context: JobContext, models: Mappi
 
 
 def test_results_count_what_was_seen_before_a_resume(context: JobContext, models: Mapping[str, Path]) -> None:
-    stage = _distill(context, models, StubTrainer(models["student"]))
+    stage = distill_stage(context, models, StubTrainer(models["student"]))
     for step in (1, 2, 3):
         stage.next_batch(step)
-    resumed = _distill(context, models, StubTrainer(models["student"]))
+    resumed = distill_stage(context, models, StubTrainer(models["student"]))
     resumed.next_batch(3)
     assert resumed.result() == stage.result()
     assert stage.result()["episodes"] == 18

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from polymath.runtime.stages.distill import require_sound_support, watched_tokens
+from polymath.runtime.stages.distill import watched_tokens
+from polymath.runtime.stages.distill_loss import require_sound_support
 from polymath.specs.diagnostics import ExitCode, UserError
 
 IDS_TK = torch.tensor([[4, 2, 9], [1, 0, 7]])
