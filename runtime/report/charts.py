@@ -77,10 +77,10 @@ def gain_chart(scoreboard: Mapping[str, Any]) -> Markup | None:
 def line_chart(title: str, series: Mapping[str, Points], *, unit: str = "step", floor: float | None = None) -> Markup:
     """One or more curves over optimizer steps. `floor` is a value the vertical axis starts at or below."""
     width, height, left, bottom, top, right = 340, 190, 46, 26, 34, 12
-    curves = {name: _thinned(points) for name, points in series.items() if points}
+    curves = {name: thinned(points) for name, points in series.items() if points}
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points] + ([] if floor is None else [floor])
-    y_low, y_high = _padded(min(ys), max(ys))
+    y_low, y_high = padded(min(ys), max(ys))
     across = Scale(min(xs), max(max(xs), min(xs) + 1), left, width - right)
     up = Scale(y_low, y_high, height - bottom, top)
     marks: list[Child] = []
@@ -163,15 +163,16 @@ def _legend(rows: Sequence[str]) -> Markup:
     return tag("ul", items, class_="legend")
 
 
-def _thinned(points: Points) -> list[tuple[float, float]]:
-    """At most MOST_POINTS points, each the mean of a stretch."""
-    if len(points) <= MOST_POINTS:
+def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """At most `most` points, each the mean of a stretch."""
+    if len(points) <= most:
         return list(points)
-    size = math.ceil(len(points) / MOST_POINTS)
+    size = math.ceil(len(points) / most)
     stretches = [points[start : start + size] for start in range(0, len(points), size)]
     return [(math.fsum(x for x, _ in part) / len(part), math.fsum(y for _, y in part) / len(part)) for part in stretches]
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def padded(low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis with some room beyond the values."""
     room = (high - low) * 0.06 or max(abs(high), 1e-3) * 0.1
     return low - room, high + room

@@ -10,7 +10,7 @@ from typing import Any
 from ...compiler.plan import Job, Plan, read_plan
 from ...specs.diagnostics import ExitCode, UserError
 from ..jobs import is_done
-from ..launch.events import job_seconds
+from ..launch.events import alarms_of, job_seconds
 
 PLAN_COPY = "plan"
 
@@ -24,6 +24,7 @@ class JobFacts:
     seconds: float | None
     result: Mapping[str, Any] | None  # of a finished job
     metrics: tuple[Mapping[str, Any], ...]  # one per optimizer step
+    alarms: tuple[Mapping[str, Any], ...]  # events of those that fired, in order of steps
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """The points (step, value) of one metric, where it is a finite number."""
@@ -80,6 +81,7 @@ def _job_facts(run_dir: Path, job: Job, seconds: float | None) -> JobFacts:
         seconds=seconds,
         result=json.loads(result_path.read_text()) if finished and result_path.exists() else None,
         metrics=tuple(_lines(folder / "metrics.jsonl")),
+        alarms=tuple(alarms_of(run_dir, job.folder)),
     )
 
 

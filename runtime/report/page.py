@@ -1,7 +1,8 @@
 """`report.html`: a run on one page that needs nothing but itself, no script and no network.
 
-What it shows: the job graph, the scoreboard, the recovered gain, the curves of every training job, what became of the data, who
-demonstrated it, and the time each job took. It is rebuilt from the run's files whenever `write_report` is called.
+What it shows: the job graph, the scoreboard, the recovered gain, what distillation watched, the curves of every training job, what
+became of the data, who demonstrated it, and the time each job took. It is rebuilt from the run's files whenever `write_report` is
+called.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from .facts import JobFacts, RunFacts, read_run
 from .graph import job_graph
 from .markup import Child, Markup, tag
 from .scoreboard import write_scoreboard
+from .watched import watched_section
 
 REPORT = "report.html"
 CURVES = (  # title, what the names of the metrics are shown as, value the axis starts at
@@ -57,6 +59,7 @@ def render(facts: RunFacts, scoreboard: Mapping[str, Any]) -> str:
         _jobs(facts),
         _scores(scoreboard),
         _gains(scoreboard),
+        [watched_section(one, facts.routing) for one in facts.jobs.values() if one.job.kind == "distill"],
         _curves(facts),
         _data(facts),
         _timings(facts),

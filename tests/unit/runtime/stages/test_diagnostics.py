@@ -24,7 +24,7 @@ DOMAINS = ("science", "search", "tools")
 def sample(domain: str, written: int, status: str = "COMPLETED", reward: float = 0.0, ids: tuple[int, ...] = ()) -> LedgerSample:
     return LedgerSample(
         number=0, ids=ids or tuple(range(3 + written)), written=(False,) * 3 + (True,) * written, logprobs=(0.0,) * (3 + written),
-        domain=domain, task_key="t", group=0, status=status, reward=reward, outcome=reward, turns=1, interruptions=0, process=None,
+        domain=domain, task_key="t", group=0, status=status, reward=reward, outcome=reward, turns=1, interruptions=0, process=0.0,
         policy_version=0,
     )  # type: ignore[arg-type]  # fmt: skip
 
