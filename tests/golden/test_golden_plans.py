@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from polymath.compiler.canonical import readable_json
 from polymath.compiler.driver import compile_spec
+from shipped import RECIPES
 
 FOLDER = Path(__file__).parent
-RECIPES = sorted((FOLDER.parents[1] / "recipes").glob("*.yaml"))
 # What a recipe reads that users bring. Every content would do; its hash is part of the plan.
 DATA = {
     "data/airline.jsonl": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "reward": 1.0},

@@ -4,24 +4,25 @@ from pathlib import Path
 
 import pytest
 from polymath.compiler.driver import check_spec, compile_in_memory
+from polymath.compiler.sweep import compile_sweep
 from polymath.specs.build import to_json
 from polymath.specs.model import GrpoPhase, Sft, Spec
+from shipped import FOLDER, RECIPES, SWEEPS
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 REPORT = ("agents_a1_35b.yaml", "agents_a1_35b_256.yaml", "agents_a1_35b_1024.yaml")
 
 
 def spec_of(name: str) -> Spec:
-    spec = check_spec(RECIPES / name).spec
+    spec = check_spec(FOLDER / name).spec
     assert spec is not None
     return spec
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*RECIPES, *SWEEPS], ids=lambda path: path.name)
 def test_a_recipe_opens_with_whom_it_is_for_what_it_needs_and_how_long_it_takes(path: Path) -> None:
     lines = path.read_text().splitlines()
     head = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
-    for word in ("# For:", "# Needs:", "# Takes:", "$schema="):
+    for word in ("# For:", "# Needs:", "# Takes:", *(["$schema="] if path in RECIPES else [])):
         assert word in head, f"{path.name} does not say {word}"
 
 
@@ -54,7 +55,7 @@ def test_the_report_s_numbers_stand_in_its_recipe() -> None:
 
 @pytest.mark.parametrize(("name", "nodes"), list(zip(REPORT, (4, 32, 128), strict=True)))
 def test_the_report_s_recipe_compiles_for_its_cluster_and_uses_it(name: str, nodes: int) -> None:
-    plan = compile_in_memory(RECIPES / name).plan
+    plan = compile_in_memory(FOLDER / name).plan
     assert plan is not None and plan.cluster.nodes == nodes
     together = [[plan.processes[number] for number in wave] for wave in plan.waves]
     assert max(map(len, together)) == (1 if nodes == 4 else max(4, max(map(len, together)))), "independent teachers side by side"
@@ -63,10 +64,10 @@ def test_the_report_s_recipe_compiles_for_its_cluster_and_uses_it(name: str, nod
 
 
 def test_batch_sixteen_with_tensor_two_leaves_sft_no_more_than_32_devices() -> None:
-    mesh = compile_in_memory(RECIPES / REPORT[0]).meshes["sft"]
+    mesh = compile_in_memory(FOLDER / REPORT[0]).meshes["sft"]
     assert (mesh.devices, mesh.tensor, mesh.data_parallel) == (32, 2, 16)
     with pytest.raises(Exception, match="E0505"):
-        check_spec(RECIPES / REPORT[0], ("cluster.nodes=8", "placement.sft.trainer.devices=64"))
+        check_spec(FOLDER / REPORT[0], ("cluster.nodes=8", "placement.sft.trainer.devices=64"))
 
 
 @pytest.mark.parametrize("name", REPORT[1:])
@@ -87,6 +88,20 @@ def test_the_larger_recipes_change_what_they_say_and_keep_the_report_s_method(na
 
 @pytest.mark.parametrize("card", ["a100", "h100", "h200", "b200"])
 def test_one_card_of_80_gb_or_more_is_enough(card: str) -> None:
-    done = compile_in_memory(RECIPES / "one_gpu.yaml", (f"cluster.accelerator={card}",))
+    done = compile_in_memory(FOLDER / "one_gpu.yaml", (f"cluster.accelerator={card}",))
     assert done.plan is not None
     assert {role.devices for job in done.plan.jobs for role in job.roles.values()} == {1}
+
+
+def test_the_ablations_share_sft_and_teachers_with_the_headline() -> None:
+    compiled = compile_sweep(FOLDER / "agents_a1_tiny_ablations.yaml")
+    assert compiled.sweep.reference == "routed" and compiled.sweep.seeds_of("routed") == (7, 8, 9)
+    own = {one.seed: {job.folder for job in one.plan.jobs} for one in compiled.variants if one.row == "routed"}
+    for one in compiled.variants:
+        new = {job.kind for job in one.plan.jobs if job.folder not in own[one.seed]}
+        # Teachers from base learn from demonstrations that nobody else needs, so that row writes and learns its own.
+        assert one.row == "teachers_from_base" or new <= {"distill", "merge", "evaluate", "export"}, one.row
+        assert compiled.sweep.seeds_of(one.row) == ((7, 8, 9) if one.row in THREE_SEEDS else (7,))
+
+
+THREE_SEEDS = ("routed", "sft_continued", "average", "task_arithmetic", "off_policy_sft")

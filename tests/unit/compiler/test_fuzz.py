@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from polymath.compiler.driver import check_spec, compile_in_memory
 from polymath.specs.diagnostics import SpecInvalid, UserError
 from polymath.specs.yaml import MAX_BYTES, read_file
+from shipped import RECIPES
 
 EXAMPLES = 10_000
 ROOT = Path(__file__).parents[3]
-BASES = sorted([*(ROOT / "recipes").glob("*.yaml"), ROOT / "specs" / "init.yaml"])
+BASES = sorted([*RECIPES, ROOT / "specs" / "init.yaml"])
 TEXTS = [path.read_bytes() for path in BASES]
 DATA = [read_file(path, path.name).data for path in BASES]
 # Large ones take longest to compile and read like the small ones, so that the small ones are drawn more often.

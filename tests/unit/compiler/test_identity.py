@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from polymath.compiler.driver import compile_spec
 from polymath.compiler.plan import Plan
+from shipped import RECIPES
 
 ROOT = Path(__file__).parents[3]
-RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if path.stem != "airline"]  # which wants users' data
+SPECS = [path for path in RECIPES if path.stem != "airline"]  # which wants users' data
 SMOKE = ROOT / "recipes" / "smoke.yaml"
 # Another user, who may read what root may: the interpreter often lies in root's own folder.
 NOBODY = (
@@ -76,7 +77,7 @@ def test_every_recipe_compiles_to_the_same_bytes_everywhere(world_readable: Path
     for number, (name, environment) in enumerate(PLACES.items()):
         folder = world_readable / str(number)
         cwd = (ROOT, Path("/"), world_readable)[number % 3]
-        specs = [os.path.relpath(recipe, cwd) if number % 2 else str(recipe) for recipe in RECIPES]
+        specs = [os.path.relpath(recipe, cwd) if number % 2 else str(recipe) for recipe in SPECS]
         done = compile_in(folder, specs, environment, cwd)
         assert done.returncode == 0, f"{name}: {done.stderr}"
         seen[name] = plan_bytes(folder)
@@ -88,7 +89,7 @@ def test_every_recipe_compiles_to_the_same_bytes_everywhere(world_readable: Path
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become another user")
 def test_another_user_compiles_to_the_same_bytes(world_readable: Path) -> None:
     mine, theirs = world_readable / "mine", world_readable / "theirs"
-    specs = [str(recipe) for recipe in RECIPES]
+    specs = [str(recipe) for recipe in SPECS]
     assert compile_in(mine, specs, {}, world_readable).returncode == 0
     done = compile_in(theirs, specs, {"HOME": "/nonexistent", "USER": "nobody"}, world_readable, user=NOBODY)
     if "ambient" in done.stderr:  # a container that may not hand on capabilities
@@ -102,7 +103,7 @@ def test_a_plan_names_no_place_machine_user_or_time(world_readable: Path) -> Non
     environment = {"HOME": "/home/mallory-home", "USER": "mallory-user", "LOGNAME": "mallory-user"}
     copies = world_readable / "copied-recipes"
     shutil.copytree(ROOT / "recipes", copies)
-    done = compile_in(world_readable / "plans", [str(copies / recipe.name) for recipe in RECIPES], environment, ROOT)
+    done = compile_in(world_readable / "plans", [str(copies / recipe.name) for recipe in SPECS], environment, ROOT)
     assert done.returncode == 0, done.stderr
     for name, content in plan_bytes(world_readable / "plans").items():
         for word in (str(world_readable), "mallory", socket.gethostname(), str(ROOT), str(Path.home()) + "/"):

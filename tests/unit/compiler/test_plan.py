@@ -16,9 +16,9 @@ from polymath.compiler.store import plan_files
 from polymath.specs import model
 from polymath.specs.build import from_json
 from polymath.specs.diagnostics import SpecInvalid, UserError
+from shipped import RECIPES
 
 TEMPLATE = Path(__file__).parents[3] / "specs" / "init.yaml"
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
 

@@ -8,9 +8,9 @@ from polymath.compiler.provenance import TITAN, find_origins, read_origins
 from polymath.compiler.show import Shown, job_values, show
 from polymath.runtime.cli import main
 from polymath.specs.diagnostics import SpecInvalid, UserError
+from shipped import RECIPES
 
 TEMPLATE = Path(__file__).parents[3] / "specs" / "init.yaml"
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 SMOKE = Path(__file__).parents[3] / "recipes" / "smoke.yaml"
 
 

@@ -8,10 +8,11 @@ import pytest
 from polymath.runtime.cli import main
 from polymath.specs.format import format_spec
 from polymath.specs.yaml import read_text
+from shipped import RECIPES
 
 WORD = re.compile(r"[^\s,{}\[\]]+")
 ROOT = Path(__file__).parents[3]
-SPECS = [ROOT / "specs" / "init.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
+SPECS = [ROOT / "specs" / "init.yaml", *RECIPES]
 
 
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])

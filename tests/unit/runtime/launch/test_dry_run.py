@@ -17,9 +17,9 @@ from polymath.runtime.launch.process import Group, argv, environment
 from polymath.runtime.launch.run import launch_plan
 from polymath.runtime.launch.safety import refuse_unsafe
 from polymath.specs.diagnostics import UserError
+from shipped import RECIPES
 
 SMOKE = Path(__file__).parents[4] / "recipes" / "smoke.yaml"
-RECIPES = sorted(SMOKE.parent.glob("*.yaml"))
 
 
 @pytest.fixture
