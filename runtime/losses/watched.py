@@ -48,7 +48,7 @@ def watch(
     for first in range(0, len(head_VH), rows):
         logits_Mv = (hidden_MH @ head_VH[first : first + rows].T).to(support_MK.dtype)
         chunk_M = logits_Mv.logsumexp(dim=-1)
-        chunk_mean_M = (logits_Mv.softmax(dim=-1) * logits_Mv).sum(dim=-1)
+        chunk_mean_M = ((logits_Mv - chunk_M.unsqueeze(1)).exp_() * logits_Mv).sum(dim=-1)
         old_M, total_M = total_M, torch.logaddexp(total_M, chunk_M)
         mean_M = mean_M * (old_M - total_M).exp() + chunk_mean_M * (chunk_M - total_M).exp()
 
