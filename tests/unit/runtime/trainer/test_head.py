@@ -1,15 +1,18 @@
 """A stage that reads hidden states trains as one that reads logits, whether or not the embeddings are tied."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import pytest
 import torch
 from polymath.runtime.data.batch import IGNORE_INDEX, PackedBatch
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.losses import distill, subset
+from polymath.runtime.stages.distill_loss import token_loss
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.model import model_spec
 from polymath.runtime.trainer.trainer import StageLoss, TrainedTokens
+from polymath.specs.distillation import DistillLoss, Support
 from polymath.specs.model import Model, ModelShape
 from torch import Tensor, nn
 
@@ -24,6 +27,25 @@ class Dense:
 class Subset:
     def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
         return subset.token_loss(hidden_NH, head_VH, *_support(tokens.extras)), {}
+
+
+class Neighbour:
+    """A loss of the spec, as distillation dispatches it."""
+
+    def __init__(self, loss: DistillLoss) -> None:
+        self.loss = loss
+
+    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+        return token_loss(self.loss, hidden_NH, head_VH, tokens, torch.arange(len(head_VH))), {}
+
+
+class DenseNeighbour:
+    def __init__(self, loss: DistillLoss) -> None:
+        self.loss = loss
+
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+        ids_NK, logprobs_NK = _support(tokens.extras)
+        return distill.token_loss(logits_NV, ids_NK, logprobs_NK, divergence=self.loss.divergence, tail=self.loss.tail).loss_N, {}
 
 
 def _support(extras: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -82,6 +104,19 @@ def _weights(trained: int) -> Tensor:
 def test_loss_and_gradients_of_every_weight_are_those_of_the_logits(model: nn.Module, trained: int) -> None:
     batch = _batch(_weights(trained))
     found, expected = (_loss_and_gradients(stage, model, batch) for stage in (Subset(), Dense()))
+    assert len(found) == len(expected) == 1 + len(list(model.parameters()))
+    for one, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, reference, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tail", ["none", "bucket"])
+@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "jsd"])
+@pytest.mark.parametrize("trained", [ROWS * LENGTH, 5, 0])
+def test_every_loss_on_a_support_trains_as_its_formula_on_logits(
+    model: nn.Module, trained: int, divergence: Literal["reverse_kl", "forward_kl", "jsd"], tail: Literal["none", "bucket"]
+) -> None:
+    batch, loss = _batch(_weights(trained)), DistillLoss(support=Support(top_k=K), divergence=divergence, tail=tail)
+    found, expected = (_loss_and_gradients(stage, model, batch) for stage in (Neighbour(loss), DenseNeighbour(loss)))
     assert len(found) == len(expected) == 1 + len(list(model.parameters()))
     for one, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(one, reference, atol=1e-6, rtol=1e-4)
