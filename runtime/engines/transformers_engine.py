@@ -1,6 +1,7 @@
 """The embedded engine: a full copy of the model in this process, on `transformers`.
 
-What it does: batched generation with a key-value cache through `model.generate`, and teacher-forced scores.
+What it does: batched generation with a key-value cache through `model.generate`, and teacher-forced scores. A prompt that goes on
+from what was generated last costs its new tokens only (`kept_rows.py`).
 What it does not do: loop over tokens itself, shard a model, or hold one that is too large to be copied to every rank.
 It loads safetensors from a local folder and runs no code from it.
 
@@ -18,15 +19,17 @@ from typing import Any, Literal
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.utils.logging import disable_progress_bar
 
 from ...specs.diagnostics import ExitCode, UserError
+from .kept_rows import KeptRows
 from .protocol import Capabilities, Generation, Identity, SamplingSettings, TopK
 
 LARGEST_PARAMETERS = 2_000_000_000  # a float32 copy is 8 GB in every rank's process
 LOGIT_BUDGET = 2**25  # float32 logits held at once while scoring: 128 MiB, and as much again for their softmax
 PREFILL_TOKENS = 2**16  # padded prompt tokens of one batch of generation
+COLUMNS_PER_PROMPT_TOKEN = 4  # a kept row with more holes than this is read anew: attention goes over holes too
 SCORE_TOKENS = 2**15  # padded tokens of one forward pass while scoring
 
 
@@ -90,6 +93,7 @@ class TransformersEngine:
         self.valid_ids = self._vocabulary - int(self._invalid_V.sum())
         self.capabilities = Capabilities(full_vocabulary_scores=True, largest_top_k=None, expert_choices=True)
         self.policy_version = policy_version
+        self._kept: KeptRows | None = None
 
     def identity(self) -> Identity:
         """Who is answering."""
@@ -117,7 +121,9 @@ class TransformersEngine:
         assert len(prompts) == len(limits) and all(prompts) and all(limit >= 1 for limit in limits)
         results: list[Generation | None] = [None] * len(prompts)
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` also formats a stack for devices that are not there
+            if self._device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             for rows in _chunks([len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)], PREFILL_TOKENS):
                 generations = self._generate_rows([prompts[row] for row in rows], [limits[row] for row in rows], sampling, stop_ids)
                 for row, generation in zip(rows, generations, strict=True):
@@ -127,15 +133,14 @@ class TransformersEngine:
     def _generate_rows(
         self, prompts: Sequence[Sequence[int]], limits: Sequence[int], sampling: SamplingSettings, stop_ids: Sequence[int]
     ) -> list[Generation]:
-        longest = max(len(prompt) for prompt in prompts)
-        ids_BL = torch.tensor([[self._pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        length_B1 = torch.tensor([[len(prompt)] for prompt in prompts])
+        cache, ids_BL, own_BL = self._read(prompts, COLUMNS_PER_PROMPT_TOKEN * max(len(prompt) for prompt in prompts))
+        read = ids_BL.shape[1]
         recorder = _RecordLogprobs()
         greedy = sampling.temperature == 0
         sequences_BL = self._model.generate(
-            input_ids=ids_BL.to(self._device),
-            # Position ids follow from the mask: transformers counts the ones.
-            attention_mask=(torch.arange(longest)[None] >= longest - length_B1).long().to(self._device),
+            input_ids=ids_BL,
+            attention_mask=own_BL.long(),  # position ids follow from it: transformers counts the ones
+            past_key_values=cache,
             logits_processor=LogitsProcessorList([recorder]),  # comes before temperature and top_p, so it sees raw logits
             generation_config=GenerationConfig(
                 max_new_tokens=max(limits),
@@ -148,15 +153,30 @@ class TransformersEngine:
                 use_cache=True,
             ),
         )
-        written_BL = sequences_BL[:, longest:]
+        written_BL = sequences_BL[:, read:]
         logprobs = recorder.finish(written_BL).tolist()
         stops = frozenset(stop_ids)
-        generations = []
+        generations: list[Generation] = []
         for row, (ids, limit) in enumerate(zip(written_BL.tolist(), limits, strict=True)):
             end = next((position + 1 for position, one in enumerate(ids[:limit]) if one in stops), None)
             length = end or limit
             generations.append(Generation(ids=tuple(ids[:length]), logprobs=tuple(logprobs[row][:length]), stopped=end is not None))
+        length_B1 = torch.tensor([[len(generation.ids)] for generation in generations], device=self._device)
+        own_BL = torch.cat([own_BL, torch.arange(written_BL.shape[1], device=self._device)[None] < length_B1], dim=1)
+        sequences = [(*prompt, *generation.ids) for prompt, generation in zip(prompts, generations, strict=True)]
+        self._kept = KeptRows.of_generation(cache, sequences_BL, own_BL, sequences)
         return generations
+
+    def _read(self, prompts: Sequence[Sequence[int]], columns: int) -> tuple[DynamicCache, Tensor, Tensor]:
+        """A cache, ids and own columns [B, L] of the prompts; the cache holds their first columns, or nothing yet."""
+        kept, self._kept = self._kept, None
+        if kept is not None and (extended := kept.extended(prompts, self._pad_id, columns)) is not None:
+            return kept.cache, *extended
+        longest = max(len(prompt) for prompt in prompts)
+        ids_BL = torch.tensor([[self._pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+        length_B1 = torch.tensor([[len(prompt)] for prompt in prompts])
+        own_BL = torch.arange(longest)[None] >= longest - length_B1
+        return DynamicCache(config=self._model.config), ids_BL.to(self._device), own_BL.to(self._device)
 
     @torch.inference_mode()
     def score_top_k(self, sequences: Sequence[Sequence[int]], k: int) -> list[TopK]:
@@ -243,6 +263,7 @@ class TransformersEngine:
                 f"weights do not fit {self._folder}: missing {sorted(missing)}, unknown {sorted(unknown)}, "
                 f"of another shape {sorted(misshapen)}"
             )
+        self._kept = None
         for name, parameter in own.items():
             parameter.copy_(weights[name])
         self.policy_version = policy_version  # last: a version is only ever told of weights that are all there

@@ -136,6 +136,40 @@ def test_the_seed_decides_and_the_callers_random_numbers_are_left_alone(engine: 
     assert _generate(engine, seed=6) != first
 
 
+def test_a_prompt_that_goes_on_from_a_kept_row_is_answered_as_if_it_were_read_anew(
+    family: str, folder: Path, engine: TransformersEngine
+) -> None:
+    greedy = SamplingSettings(temperature=0.0, top_p=1.0)
+
+    def ask(one: TransformersEngine, prompts: list[list[int]]) -> list[Generation]:
+        return one.generate(prompts, limits=[3, 12, 1, 5][: len(prompts)], sampling=greedy, stop_ids=[STOP], seed=0)
+
+    prompts = PROMPTS
+    for turn in range(4):  # rows end at different columns, change places, serve twice and disappear
+        answers = ask(engine, prompts)
+        for answer, expected in zip(answers, ask(_engine(folder), prompts), strict=True):
+            assert answer.ids == expected.ids
+            assert answer.logprobs == pytest.approx(expected.logprobs, abs=TOLERANCE[family])
+        more = [[*prompt, *answer.ids, *range(7, 8 + turn)] for prompt, answer in zip(prompts, answers, strict=True)]
+        prompts = [more[-1], [*more[0], 9, 9, 9], more[0]]
+
+
+def test_only_new_tokens_are_read_where_attention_is_the_only_state(family: str, engine: TransformersEngine) -> None:
+    read: list[int] = []
+    engine._model.register_forward_pre_hook(lambda _, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    prompts = [[*range(5, 25)], [*range(9, 16)]]
+    for expected in (20, 3 if family == "qwen3_moe" else 24):
+        read.clear()
+        answers = engine.generate(prompts, limits=[2, 2], sampling=PLAIN, stop_ids=[VOCABULARY], seed=1)
+        assert read == [expected, 1]
+        prompts = [[*prompt, *answer.ids, 7, 8][: len(prompt) + 4] for prompt, answer in zip(prompts, answers, strict=True)]
+        expected_prompts = prompts
+    engine.load_weights(engine._model.state_dict(), policy_version=1)
+    read.clear()
+    engine.generate(expected_prompts, limits=[1, 1], sampling=PLAIN, stop_ids=[VOCABULARY], seed=1)
+    assert read == [28]  # other weights: nothing that is kept holds
+
+
 def test_samples_follow_the_policy(folder: Path, engine: TransformersEngine) -> None:
     count = 4000
     prompt = [5, 6, 7]
