@@ -84,6 +84,27 @@ class ScientificToolsSettings:
     modulus: int = spec_field("`calculate` gives whole numbers modulo this; 0 for plain decimals.", default=100, minimum=0)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrailSettings:
+    """A walk where a wrong turn leads into a wood that has other right turns."""
+
+    horizon: int = spec_field("Right turns on the trail that a task asks for.", default=4, minimum=1, maximum=99)
+    wood: int = spec_field("Places of the wood, of 100.", default=20, minimum=2, maximum=80)
+    colors: int = spec_field("Turns to choose from at a place.", default=3, minimum=2, maximum=3)
+    astray: float = spec_field("Share of tasks that start in the wood.", default=0.0, minimum=0, maximum=1)
+    map_seed: int = spec_field("Seed of the map.", default=0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerSettings:
+    """Entries whose amount depends on the value before; a wrong one unbalances the books."""
+
+    horizon: int = spec_field("Right entries that a task asks for.", default=4, minimum=1, maximum=99)
+    unit: int = spec_field("Balanced values are its multiples below 100.", default=5, minimum=3, maximum=20)
+    astray: float = spec_field("Share of tasks that start unbalanced.", default=0.0, minimum=0, maximum=1)
+    book_seed: int = spec_field("Seed of the amounts due.", default=0, minimum=0)
+
+
 BUILTIN_WORLDS: dict[str, type] = {
     "search": SearchSettings,
     "engineering": EngineeringSettings,
@@ -91,4 +112,6 @@ BUILTIN_WORLDS: dict[str, type] = {
     "instructions": InstructionsSettings,
     "tools": ToolsSettings,
     "scientific_tools": ScientificToolsSettings,
+    "trail": TrailSettings,
+    "ledger": LedgerSettings,
 }

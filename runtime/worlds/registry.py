@@ -15,11 +15,13 @@ from ...specs.worlds import BUILTIN_WORLDS
 from .base import GraphWorld
 from .engineering import EngineeringWorld
 from .instructions import InstructionsWorld
+from .ledger import LedgerWorld
 from .protocol import World
 from .science import ScienceWorld
 from .scientific_tools import ScientificToolsWorld
 from .search import SearchWorld
 from .tools import ToolsWorld
+from .trail import TrailWorld
 
 GROUP = "polymath.worlds"
 CLASSES: Mapping[str, Callable[[Any], GraphWorld]] = {
@@ -29,6 +31,8 @@ CLASSES: Mapping[str, Callable[[Any], GraphWorld]] = {
     "instructions": InstructionsWorld,
     "tools": ToolsWorld,
     "scientific_tools": ScientificToolsWorld,
+    "trail": TrailWorld,
+    "ledger": LedgerWorld,
 }
 
 

@@ -1,4 +1,4 @@
-"""The six worlds at their tiny settings, in the tiny tokenizer's words: nothing unknown, and every act is read back as it was."""
+"""The built-in worlds at their tiny settings, in the tiny tokenizer's words: nothing unknown, and every act is read back as it was."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from polymath.runtime.data.tokenizers import BUILTIN_FOLDERS, load_tokenizer_fol
 from polymath.runtime.worlds.registry import make_world
 
 WORDS = load_tokenizer_folder(BUILTIN_FOLDERS["builtin:tiny-words"], "builtin:tiny-words")
-WORLDS = ("search", "engineering", "science", "instructions", "tools", "scientific_tools")
+WORLDS = ("search", "engineering", "science", "instructions", "tools", "scientific_tools", "trail", "ledger")
 
 
 def acts(message: dict[str, Any]) -> list[Any]:

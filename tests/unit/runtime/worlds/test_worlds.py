@@ -21,6 +21,8 @@ LARGER: dict[str, dict[str, Any]] = {
     "instructions": {"words": 400, "fewest": 8, "most": 20, "required": 5},
     "tools": {"items": 60, "places": 12, "objects": 5},
     "scientific_tools": {"elements": 54, "terms": 4, "decimals": 3, "largest": 1_000_000, "modulus": 0},
+    "trail": {"horizon": 12, "wood": 40, "map_seed": 2},
+    "ledger": {"horizon": 12, "unit": 7, "book_seed": 2},
 }
 
 
