@@ -1,10 +1,10 @@
 """What the worlds of a long way share: places, one right call at each of them, and mistakes that change all that follows.
 
-An episode is somewhere, and some right calls on the path are left. At every place one call is right, and which one the place alone
-decides. A right call on the path leads to the next place and brings the end nearer. Any other call leads elsewhere, most often off the
-path, where other calls are right and bring the end no nearer: they only lead back, to a place of the path that is not the one that was
-left. So nothing is lost for good, but who strays once meets other places from then on, and places off the path never show in a
-flawless episode. The habit strays at once and gives up off the path.
+An episode is somewhere, and some right calls on the path are left. The place alone decides which call is right. A right call on
+the path leads to the next place and brings the end nearer. Any other call leads elsewhere, most often off the path, where the
+right call only leads back, as a rule to another place than the one that was left, and the end comes no nearer. So nothing is lost
+for good, but who strays once meets other places from then on, and places off the path never show in a flawless episode. The habit
+strays at once and gives up off the path.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""Ledger: enter one amount after the other; a wrong one leaves the books unbalanced, and what balances them is to be taken off again.
+"""Ledger: enter one amount after the other; a wrong one can leave the books unbalanced, and what balances them is removed again.
 
-The corpus is a graph of values, `35 --add 15--> 50`: a balanced value is a multiple of the unit and the amount due there is known by
-heart; what an unbalanced one is over the last balanced one has to be removed.
+The corpus is a graph of values, `35 --add 15--> 50`: a balanced value is a multiple of the unit, and the amount due there is
+known by heart; what an unbalanced value is over the last balanced one has to be removed.
 """
 
 import random

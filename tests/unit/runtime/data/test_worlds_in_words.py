@@ -1,4 +1,4 @@
-"""The built-in worlds at their tiny settings, in the tiny tokenizer's words: nothing unknown, and every act is read back as it was."""
+"""The built-in worlds at their tiny settings, in the tiny tokenizer's words: nothing unknown, every act read back as it was."""
 
 import json
 from typing import Any
