@@ -164,7 +164,7 @@ class LanguageModelJudge:
         name = (transcript.task.world, transcript.task.key)
         if name not in self._references:
             record = demonstrate(transcript.world, transcript.task, seed=0, habit_rate=0.0, slip_rate=0.0)
-            self._references[name] = record["messages"][-1]["content"] if record["outcome"] == 1.0 else None
+            self._references[name] = record.answer if record.reward == 1.0 else None
         return self._references[name]
 
 

@@ -4,7 +4,8 @@ What it does: reads every row, says exactly what is wrong with the first bad one
 out, and why. What it does not do: skip a bad row, guess, or change a text.
 
 A chat row has `messages` or `traj`; each message has a role (system, user, assistant, tool) and a text. An assistant's text may be
-null beside `tool_calls`. `tools` (function schemas) and `reward` are optional. Other fields are ignored.
+null beside `tool_calls`. `tools` (function schemas) and `reward` are optional. Other fields are ignored, but for `schema`: a row of
+our own schema (`knowledge/records.py`) is one conversation for each context of its episode, and one of another version is refused.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import fsspec
@@ -23,11 +25,14 @@ from ..worlds.protocol import Message
 from .template import call_arguments
 
 ROLES = ("system", "user", "assistant", "tool")
+KEPT = ("reasoning_content", "name", "tool_call_id")  # texts of a message beside its content
+SCHEMA_FAMILY = "polymath.trajectory."
+SCHEMA = SCHEMA_FAMILY + "v1"  # of the rows that Polymath writes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation:
-    """One row."""
+    """One row, or one context of an episode whose context was compacted on the way."""
 
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]] | None  # None where the row does not say
@@ -39,7 +44,7 @@ class SourceReport:
     """What became of the rows of a source. `rows == kept + sum(filtered.values())` once it is read."""
 
     url: str
-    rows: int = 0
+    rows: int = 0  # conversations: every context of a compacted episode counts
     kept: int = 0
     filtered: Counter[str] = field(default_factory=Counter)  # rows left out, by reason
     truncated: Counter[str] = field(default_factory=Counter)  # rows kept in part, by reason
@@ -85,19 +90,19 @@ def read_source(url: str, source: TrajectorySource, report: SourceReport) -> Ite
         UserError: exit code 3; the file is missing, empty or has a bad row. File and row are named.
     """
     sha256 = hashlib.sha256()
-    for row, line in _lines(url):
+    for row, line in json_lines(url):
         sha256.update(line)
         if not line.strip():
             continue
-        report.rows += 1
         try:
-            conversation, reward = _read_row(line, source.format, row)
+            conversations, reward = _read_row(line, source.format, row)
         except RowError as error:
             raise bad_row(url, row, str(error)) from None
+        report.rows += len(conversations)
         if source.minimum_reward is not None and reward is not None and reward < source.minimum_reward:
-            report.filtered[f"reward below {source.minimum_reward:g}"] += 1
+            report.filtered[f"reward below {source.minimum_reward:g}"] += len(conversations)
             continue
-        yield conversation
+        yield from conversations
     if not report.rows:
         raise UserError(f"{url} is empty", exit_code=ExitCode.SPEC, fix="a trajectory file has one JSON object per line")
     report.sha256 = sha256.hexdigest()
@@ -110,7 +115,12 @@ def bad_row(url: str, row: int, what: str) -> UserError:
     )
 
 
-def _lines(url: str) -> Iterator[tuple[int, bytes]]:
+def json_lines(url: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers, from 1.
+
+    Raises:
+        UserError: exit code 3; it is not there or cannot be read.
+    """
     try:
         with fsspec.open(url, "rb") as stream:
             yield from enumerate(stream, start=1)
@@ -124,7 +134,12 @@ def _lines(url: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
 
 
-def _read_row(line: bytes, form: str, row: int) -> tuple[Conversation, float | None]:
+def read_json(line: bytes, row: int) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        RowError: it is none, or holds what is no character.
+    """
     try:
         data = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -137,14 +152,56 @@ def _read_row(line: bytes, form: str, row: int) -> tuple[Conversation, float | N
         raise RowError(f"a JSON {_kind(data)}, not an object")
     if rb"\ud" in line.lower():
         _refuse_lone_surrogates(data)
+    return data
+
+
+def _read_row(line: bytes, form: str, row: int) -> tuple[list[Conversation], float | None]:
+    data = read_json(line, row)
     reward = data.get("reward")
     if reward is not None and (isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward)):
         raise RowError(f"`reward` is {reward!r}, not a number")
-    messages = _question_answer(data) if form == "question_answer" else _chat(data)
+    messages = _question_answer(data) if form == "question_answer" else chat_messages(data)
+    tools = chat_tools(data)
+    contexts = _contexts(data, messages) if "schema" in data else [messages]
+    return [Conversation(messages=context, tools=tools, row=row) for context in contexts], reward
+
+
+def _contexts(data: Mapping[str, Any], messages: Sequence[Message]) -> list[list[Message]]:
+    """The contexts of a row that names a schema; one that is not ours means nothing here."""
+    schema = data["schema"]
+    if not isinstance(schema, str) or not schema.startswith(SCHEMA_FAMILY):
+        return [list(messages)]
+    if schema != SCHEMA:
+        raise RowError(f"`schema` is {schema!r}; this version reads {SCHEMA}")
+    try:
+        return contexts_of(messages, data.get("restarts", []))
+    except (TypeError, ValueError) as error:
+        raise RowError(f"`restarts`: {error}") from None
+
+
+def contexts_of(messages: Sequence[Message], restarts: Sequence[int]) -> list[list[Message]]:
+    """The conversations that a model had in an episode: at each restart its context began anew, with the opening alone.
+
+    Raises:
+        ValueError: restarts are not ascending places after the opening.
+    """
+    opening = next((place for place, one in enumerate(messages) if one["role"] == "assistant"), len(messages))
+    bounds = [opening, *restarts, len(messages)]
+    if any(after <= before for before, after in pairwise(bounds)):
+        raise ValueError(f"{list(restarts)} are not ascending places between the opening and the end")
+    return [[*messages[:opening], *messages[start:end]] for start, end in pairwise(bounds)]
+
+
+def chat_tools(data: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The function schemas of a row; None where it names none.
+
+    Raises:
+        RowError: they are not a list of objects.
+    """
     tools = data.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise RowError("`tools` is not a list of function schemas")
-    return Conversation(messages=messages, tools=tools, row=row), reward
+    return tools
 
 
 def _question_answer(data: Mapping[str, Any]) -> list[Message]:
@@ -154,7 +211,12 @@ def _question_answer(data: Mapping[str, Any]) -> list[Message]:
     return [{"role": "user", "content": data["question"]}, {"role": "assistant", "content": data["answer"]}]
 
 
-def _chat(data: Mapping[str, Any]) -> list[Message]:
+def chat_messages(data: Mapping[str, Any]) -> list[Message]:
+    """The messages of a row in OpenAI's chat form, each checked.
+
+    Raises:
+        RowError: one is not what a conversation holds.
+    """
     messages = data.get("messages", data.get("traj"))
     if messages is None:
         hint = "; it has `question` and `answer`: use `format: question_answer`" if "question" in data and "answer" in data else ""
@@ -186,7 +248,7 @@ def _message(message: Any, where: str) -> Message:
         raise RowError(f"{where} ({role}) has no `content`" + (" and no `tool_calls`" if role == "assistant" else ""))
     if role == "assistant" and not read["content"] and not calls:
         raise RowError(f"{where} (assistant) is empty")
-    return read | {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
+    return read | {key: message[key] for key in KEPT if isinstance(message.get(key), str)}
 
 
 def _content(content: Any, where: str) -> str | None:
@@ -212,7 +274,8 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
         text.encode()  # refuses half a surrogate pair, which the outer JSON text could not show
     except (ValueError, RecursionError):
         raise RowError(f"{where} ({function['name']}) has `arguments` that are not a JSON object") from None
-    read = {"type": "function", "function": {"name": function["name"], "arguments": text}}
+    written = arguments if isinstance(arguments, str) else text  # letter for letter where it is text already
+    read = {"type": "function", "function": {"name": function["name"], "arguments": written}}
     return read | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
 
 

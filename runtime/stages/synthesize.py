@@ -19,6 +19,7 @@ from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import Domain, TrajectorySource
 from ..files import published_folder, sync_folder
 from ..jobs import JobContext
+from ..knowledge.records import TrajectoryRecord
 from ..worlds.demonstrations import demonstrate
 from ..worlds.protocol import Task, World, WorldError
 from ..worlds.registry import make_world
@@ -52,9 +53,7 @@ def run(context: JobContext) -> None:
         count = one.source.synthesize or 0
         with (own / one.name).open("w", encoding="utf-8") as stream:
             for number in range(context.rank, count, context.world_size):
-                record = _demonstration(context, one, number)
-                # Keys keep their order: that of a tool's parameters is the order in which the model writes them.
-                stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                stream.write(_demonstration(context, one, number).line())
                 if number // context.world_size % PROGRESS_EVERY == 0:
                     context.progress(done + number, total, "demonstrations")
         done += count
@@ -111,7 +110,7 @@ def _assignments(context: JobContext) -> Iterator[Assignment]:
             yield Assignment(name=file, domain=name, source=source, world=world, tasks=[tasks[place] for place in order])
 
 
-def _demonstration(context: JobContext, one: Assignment, number: int) -> dict[str, Any]:
+def _demonstration(context: JobContext, one: Assignment, number: int) -> TrajectoryRecord:
     return demonstrate(
         one.world,
         one.tasks[number],
@@ -127,7 +126,7 @@ def _summary(folder: Path, assignments: list[Assignment]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for one in assignments:
         with (folder / one.name).open(encoding="utf-8") as stream:
-            solved = sum(json.loads(line)["outcome"] == 1.0 for line in stream)
+            solved = sum(json.loads(line)["reward"] == 1.0 for line in stream)
         tasks = len({task.key for task in one.tasks})
         summary[one.name] = {"count": one.source.synthesize, "tasks": tasks, "solved": solved}
     return summary

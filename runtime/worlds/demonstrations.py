@@ -1,19 +1,16 @@
 """Demonstrations: a solver acts in a world, and what happened becomes a trajectory record."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
-from .protocol import Message, Solver, Task, World, WorldError
+from ..knowledge.records import StepRecord, TaskRecord, TrajectoryRecord
+from .protocol import Message, Solver, Step, Task, World, WorldError
 
 MOST_TURNS = 64  # a demonstrator that has not answered by then has lost its way
 
 
-def demonstrate(world: World, task: Task, seed: int, habit_rate: float, slip_rate: float, tools: bool = True) -> dict[str, Any]:
-    """One episode as a JSON-serialisable record.
-
-    Keys: `world`, `task` (its key), `messages` and `tools` (OpenAI's chat form, the whole conversation), `steps` (records
-    `state, action, observation, verdict`), `outcome` (the outcome verifier) and `reward` (the same number, where readers of chat
-    JSONL look for it).
+def demonstrate(world: World, task: Task, seed: int, habit_rate: float, slip_rate: float, tools: bool = True) -> TrajectoryRecord:
+    """One episode.
 
     Args:
         tools: without them the solver's last message is all it says, and no tool is offered.
@@ -25,12 +22,12 @@ def demonstrate(world: World, task: Task, seed: int, habit_rate: float, slip_rat
     record = _play(world, task, solver)
     if tools:
         return record
-    answered = _play(world, task, _Answer(record["messages"][-1]))
-    if answered["outcome"] < record["outcome"]:
+    answered = _play(world, task, _Answer(record.messages[-1]))
+    if (answered.reward or 0.0) < (record.reward or 0.0):
         raise WorldError(
             f"tasks of world `{world.name}` cannot be solved without calls (task {task.key})", fix="remove `tools: false`"
         )
-    return {**answered, "tools": []}
+    return replace(answered, tools=())
 
 
 class _Answer:
@@ -43,27 +40,42 @@ class _Answer:
         return self._message
 
 
-def _play(world: World, task: Task, solver: Solver) -> dict[str, Any]:
+def _play(world: World, task: Task, solver: Solver) -> TrajectoryRecord:
     episode = world.start(task)
-    messages: list[Message] = episode.opening()
+    messages: list[Message] = list(episode.opening())
+    instruction = str(messages[-1]["content"])
+    steps: list[StepRecord] = []
     observations: list[Message] = []
     for _ in range(MOST_TURNS):
         action = solver.next(observations)
+        known = len(episode.steps)
         observations = episode.act(action)
+        steps += _new_steps(episode.steps[known:], len(messages), len(observations))
         messages += [action, *observations]
         if episode.done:
             break
-    steps = [
-        {"state": dict(step.state), "action": step.action, "observation": step.observation, "verdict": step.verdict}
-        for step in episode.steps
+    return TrajectoryRecord(
+        task=TaskRecord(
+            instruction=instruction, domain=world.name, key=task.key, verifiers=("outcome",), payload=dict(task.payload)
+        ),
+        messages=tuple(messages),
+        tools=tuple(world.tools),
+        steps=tuple(steps),
+        answer=str(messages[-1].get("content") or "") if episode.done else None,
+        status="answered" if episode.done else "turns",
+        reward=episode.outcome(),
+    )
+
+
+def _new_steps(taken: Sequence[Step], place: int, num_observations: int) -> list[StepRecord]:
+    """Records of the steps that one message made; its observations follow it."""
+    return [
+        StepRecord(
+            message=place,
+            call=number if number < num_observations else None,
+            observation=place + 1 + number if number < num_observations else None,
+            verdict=step.verdict,
+            readable=step.readable,
+        )
+        for number, step in enumerate(taken)
     ]
-    outcome = episode.outcome()
-    return {
-        "world": world.name,
-        "task": task.key,
-        "messages": messages,
-        "tools": [dict(tool) for tool in world.tools],
-        "steps": steps,
-        "outcome": outcome,
-        "reward": outcome,
-    }

@@ -43,7 +43,7 @@ def test_files_do_not_depend_on_the_number_of_ranks(make_context: MakeContext) -
 
 def test_only_training_tasks_are_demonstrated_and_all_of_them_before_any_twice(make_context: MakeContext) -> None:
     folder = synthesize(make_context, "run", 1, HABITUAL)
-    tasks = [(line["world"], line["task"]) for line in lines(folder / "trajectories" / "tools.default.jsonl")]
+    tasks = [(line["task"]["domain"], line["task"]["key"]) for line in lines(folder / "trajectories" / "tools.default.jsonl")]
     assert len(tasks) == 70 and len(set(tasks)) == 30
     assert len(set(tasks[:30])) == len(set(tasks[30:60])) == 30
     assert not any(is_heldout(*task) for task in tasks)

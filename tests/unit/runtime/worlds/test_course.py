@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from polymath.runtime.knowledge.records import TrajectoryRecord
 from polymath.runtime.worlds.base import message_of
 from polymath.runtime.worlds.course import CourseWorld
 from polymath.runtime.worlds.demonstrations import demonstrate
@@ -17,8 +18,8 @@ def course(name: str, **settings: Any) -> CourseWorld:
     return world
 
 
-def places_of(record: dict[str, Any]) -> list[int]:
-    return [int(message["content"].split()[0]) for message in record["messages"] if message["role"] == "tool"]
+def places_of(record: TrajectoryRecord) -> list[int]:
+    return [int(message["content"].split()[0]) for message in record.messages if message["role"] == "tool"]
 
 
 @every_course

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from polymath.runtime.knowledge.records import TrajectoryRecord
 from polymath.runtime.worlds.base import ERROR, GraphWorld, is_heldout
 from polymath.runtime.worlds.demonstrations import demonstrate
 from polymath.runtime.worlds.protocol import WorldError
@@ -32,9 +33,9 @@ def world_of(name: str, settings: dict[str, Any] | None = None) -> GraphWorld:
     return world
 
 
-def words_of(record: dict[str, Any]) -> set[str]:
+def words_of(record: TrajectoryRecord) -> set[str]:
     words: set[str] = set()
-    for message in record["messages"]:
+    for message in record.messages:
         words |= set(message["content"].split())
         for call in message.get("tool_calls", []):
             words.add(call["function"]["name"])
@@ -69,9 +70,9 @@ def test_the_oracle_solves_every_task(name: str) -> None:
     world = world_of(name)
     for task in [*world.tasks("train", 500, 2), *world.tasks("heldout", 500, 2)]:
         record = demonstrate(world, task, 0, 0.0, 0.0)
-        assert record["outcome"] == 1.0, record
-        assert all(step["verdict"] in (1.0, None) for step in record["steps"])
-        assert sum(message["role"] == "assistant" for message in record["messages"]) <= 5
+        assert record.reward == 1.0, record
+        assert all(step.verdict in (1.0, None) for step in record.steps)
+        assert sum(message["role"] == "assistant" for message in record.messages) <= 5
 
 
 @pytest.mark.parametrize("name", ["science", "search", "engineering", "instructions", "scientific_tools"])
@@ -79,8 +80,8 @@ def test_a_demonstration_without_tools_is_the_oracle_s_answer_at_once(name: str)
     world = world_of(name)
     for task in world.tasks("train", 50, 2):
         whole, direct = demonstrate(world, task, 0, 0.0, 0.0), demonstrate(world, task, 0, 0.0, 0.0, tools=False)
-        assert direct["messages"] == [whole["messages"][0], whole["messages"][-1]]
-        assert direct["outcome"] == 1.0 and direct["tools"] == [] and len(direct["steps"]) == 1
+        assert direct.messages == (whole.messages[0], whole.messages[-1])
+        assert direct.reward == 1.0 and direct.tools == () and len(direct.steps) == 1
 
 
 def test_a_world_that_wants_to_see_the_calls_has_no_demonstration_without_them() -> None:
@@ -96,7 +97,7 @@ def test_the_habit_spoils_the_hard_half_and_nothing_else(name: str) -> None:
     tasks = world.tasks("heldout", 600, 3)
     for task in tasks:
         record = demonstrate(world, task, 0, 1.0, 0.0)
-        assert record["outcome"] == float(not world.is_hard(task.payload)), record
+        assert record.reward == float(not world.is_hard(task.payload)), record
     assert 0.4 < sum(world.is_hard(task.payload) for task in tasks) / len(tasks) < 0.6
 
 
@@ -104,7 +105,7 @@ def test_the_habit_spoils_the_hard_half_and_nothing_else(name: str) -> None:
 def test_one_seed_gives_one_demonstration(name: str) -> None:
     def records(seed: int) -> list[str]:
         world = world_of(name)
-        return [json.dumps(demonstrate(world, task, seed, 0.65, 0.08)) for task in world.tasks("train", 50, seed)]
+        return [demonstrate(world, task, seed, 0.65, 0.08).line() for task in world.tasks("train", 50, seed)]
 
     assert records(5) == records(5)
     assert records(5) != records(6)
@@ -135,7 +136,7 @@ def test_the_vocabulary_is_sorted_and_has_every_number_once() -> None:
 def test_a_demonstrator_that_always_slips_still_ends(name: str) -> None:
     world = world_of(name)
     for task in world.tasks("train", 100, 8):
-        assert demonstrate(world, task, 0, 1.0, 1.0)["outcome"] in (0.0, 1.0)
+        assert demonstrate(world, task, 0, 1.0, 1.0).reward in (0.0, 1.0)
 
 
 BAD_CALLS = [
@@ -204,12 +205,14 @@ def test_every_tool_is_a_proper_function_schema(name: str) -> None:
 def test_records_hold_state_action_observation_and_verdict_of_every_turn(name: str) -> None:
     world = world_of(name)
     record = demonstrate(world, world.tasks("train", 1, 0)[0], 0, 0.0, 0.0)
-    assert [step["action"] for step in record["steps"]] == [one for one in record["messages"] if one["role"] == "assistant"]
-    seen = [step["observation"] for step in record["steps"][:-1]]
-    assert seen == [one["content"] for one in record["messages"] if one["role"] == "tool"]
-    assert record["steps"][-1]["state"]["observations"] == seen
-    assert record["steps"][-1]["observation"] is None
-    assert record["reward"] == record["outcome"] == 1.0
+    assert [step.message for step in record.steps] == [
+        place for place, one in enumerate(record.messages) if one["role"] == "assistant"
+    ]
+    seen = [step.observation for step in record.steps[:-1]]
+    assert seen == [place for place, one in enumerate(record.messages) if one["role"] == "tool"]
+    assert record.steps[-1].observation is None
+    assert record.reward == 1.0 and record.answer == record.messages[-1]["content"]
+    assert record.task.instruction == record.messages[0]["content"]
 
 
 @every_world
@@ -222,11 +225,11 @@ def test_too_few_tasks_are_an_error_that_says_how_many_there_are(name: str) -> N
 def test_larger_settings_make_harder_tasks_that_the_oracle_still_solves(name: str) -> None:
     world = world_of(name, LARGER[name])
     longer = [demonstrate(world, task, 0, 0.0, 0.0) for task in world.tasks("train", 200, 0)]
-    assert all(record["outcome"] == 1.0 for record in longer)
+    assert all(record.reward == 1.0 for record in longer)
     for task in world.tasks("heldout", 200, 0):
-        assert demonstrate(world, task, 1, 0.65, 0.2)["outcome"] in (0.0, 1.0)
+        assert demonstrate(world, task, 1, 0.65, 0.2).reward in (0.0, 1.0)
     tiny = [demonstrate(world_of(name), task, 0, 0.0, 0.0) for task in world_of(name).tasks("train", 200, 0)]
-    assert sum(len(json.dumps(one["messages"])) for one in longer) > sum(len(json.dumps(one["messages"])) for one in tiny)
+    assert sum(len(json.dumps(list(one.messages))) for one in longer) > sum(len(json.dumps(list(one.messages))) for one in tiny)
 
 
 def test_an_unknown_world_gets_a_suggestion() -> None:
@@ -270,10 +273,10 @@ def test_a_search_for_words_in_the_wrong_order_finds_pages_that_hold_some() -> N
 def test_a_python_program_is_judged_in_the_sandbox() -> None:
     world = world_of("engineering", {"language": "python", "operations": 6, "length": 3, "examples": 2, "hidden_tests": 2})
     task = next(task for task in world.tasks("heldout", 20, 0) if world.is_hard(task.payload))
-    assert demonstrate(world, task, 0, 0.0, 0.0)["outcome"] == 1.0
-    assert demonstrate(world, task, 0, 1.0, 0.0)["outcome"] == 0.0
+    assert demonstrate(world, task, 0, 0.0, 0.0).reward == 1.0
+    assert demonstrate(world, task, 0, 1.0, 0.0).reward == 0.0
     slipped = demonstrate(world, task, 0, 0.0, 1.0)
-    assert slipped["outcome"] in (0.0, 1.0)
+    assert slipped.reward in (0.0, 1.0)
     episode = world.start(task)
     assert "SyntaxError" in episode.act(call("run", {"program": "def"}))[0]["content"]
     assert episode.act({"role": "assistant", "content": "import os; os._exit(0)"}) == []
