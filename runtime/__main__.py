@@ -82,7 +82,7 @@ def _barrier() -> None:
 
 def _run_job(context: JobContext) -> ExitCode:
     try:
-        with full_disk_is_clear(context.folder):
+        with context.cleanup, full_disk_is_clear(context.folder):
             context.folder.mkdir(parents=True, exist_ok=True)
             stage_runner(context.job.kind, context.job.id)(context)
         outcome, code = "finished", ExitCode.OK

@@ -6,7 +6,8 @@ A job's folder is trusted only once `DONE.json` stands in it, and then only as f
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """One job as one rank sees it. `barrier` waits for all ranks."""
+    """One job as one rank sees it. `barrier` waits for all ranks; what is put on `cleanup` is closed when the job is over."""
 
     plan: Plan
     sources: Sources
@@ -36,6 +37,7 @@ class JobContext:
     rank: int
     world_size: int
     barrier: Callable[[], None]
+    cleanup: ExitStack = field(default_factory=ExitStack)
 
     @property
     def folder(self) -> Path:

@@ -165,6 +165,12 @@ class Engines:
 
     rollout: Literal["transformers", "vllm"] = spec_field("Engine that acts.", default="transformers")
     scorer: Literal["transformers", "vllm"] = spec_field("Engine that scores for the teachers.", default="transformers")
+    transport: Literal["process", "http"] | None = spec_field(
+        "How `vllm` is reached: `process`, a worker of ours that answers in tensors, which is what is meant where nothing is said; "
+        "`http`, vLLM's own server on loopback.",
+        default=None,
+        identity=PLACEMENT,
+    )
     judge: Judge | None = spec_field("The judge, where a reward asks for one.", default=None)
 
 

@@ -100,6 +100,9 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
         ("distill", "scorer"): spec.student.distill is not None,
         ("evaluate", "rollout"): spec.evaluate is not None,
     }
+    if spec.engines.transport is not None and "vllm" not in (spec.engines.rollout, spec.engines.scorer):
+        detail, fix = "the embedded engine is part of the trainer", "remove it, or write `rollout: vllm` or `scorer: vllm`"
+        yield mistake("E0303", ("engines", "transport"), detail, fix, at_key=True)
     for (kind, role), is_used in used.items():
         block = getattr(spec.placement, kind)
         placed: EnginePlacement | None = None if block is None else getattr(block, role)

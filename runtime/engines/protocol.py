@@ -3,6 +3,7 @@
 Shapes: T tokens of one sequence, K tokens of the support, Y layers with experts, C experts that a token visits.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,15 +55,26 @@ class TopK:
     logprobs_TK: Tensor  # float32 [T-1, K]
 
 
+@dataclass(kw_only=True, slots=True)
+class Traffic:
+    """What went between this process and an engine in another; all zero for an embedded one."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    scored_tokens: int = 0
+    generated_tokens: int = 0
+
+
 class EngineInterrupted(Exception):
     """An engine could not answer this time; the same question may be asked again."""
 
 
 class Engine(Protocol):
-    """An engine. Implementations: `transformers` (embedded)."""
+    """An engine. Implementations: `transformers` (embedded), `vllm` in a process of its own."""
 
     capabilities: Capabilities
     policy_version: int
+    traffic: Traffic
 
     def identity(self) -> Identity: ...
 
@@ -91,5 +103,14 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Replace the weights (Hugging Face names, full tensors)."""
+        """Replace the weights (names of transformers' `state_dict()`, full tensors). Every rank of the job calls it."""
         ...
+
+    def close(self) -> None:
+        """Let go of the engine and of what it holds; twice is no harm."""
+        ...
+
+
+def row_seed(seed: int, row: int) -> int:
+    """The seed of one row of a call, in 31 bits: equal prompts of one call are answered apart."""
+    return int(hashlib.sha256(f"{seed}:{row}".encode()).hexdigest()[:8], 16) >> 1

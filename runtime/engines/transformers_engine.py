@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ...specs.diagnostics import ExitCode, UserError
 from .kept_rows import KeptRows
-from .protocol import Capabilities, Generation, Identity, SamplingSettings, TopK
+from .protocol import Capabilities, Generation, Identity, SamplingSettings, TopK, Traffic
 
 LARGEST_PARAMETERS = 2_000_000_000  # a float32 copy is 8 GB in every rank's process
 LOGIT_BUDGET = 2**25  # float32 logits held at once while scoring: 128 MiB, and as much again for their softmax
@@ -93,6 +93,7 @@ class TransformersEngine:
         self.valid_ids = self._vocabulary - int(self._invalid_V.sum())
         self.capabilities = Capabilities(full_vocabulary_scores=True, largest_top_k=None, expert_choices=True)
         self.policy_version = policy_version
+        self.traffic = Traffic()
         self._kept: KeptRows | None = None
 
     def identity(self) -> Identity:
@@ -267,6 +268,10 @@ class TransformersEngine:
         for name, parameter in own.items():
             parameter.copy_(weights[name])
         self.policy_version = policy_version  # last: a version is only ever told of weights that are all there
+
+    def close(self) -> None:
+        """Forget the model."""
+        self._model, self._kept = None, None
 
 
 class _RecordLogprobs(LogitsProcessor):

@@ -206,11 +206,11 @@ def run(context: JobContext) -> None:
     routing: dict[str, str] = dict(context.job.settings["routing"])
     domains = {name: context.setting_of("domains", name, Domain) for name in sorted(routing)}
     actors = Actors(context, domains, settings.sampling, settings.sequence_tokens)
-    open_engine = actors.open_player if settings.rollouts == "teacher" else actors.open_scorer
-    teachers = {}
+    folders = {}
     for name in sorted(set(routing.values())):
         folder = context.input_folder(f"teacher.{name}")
         require_same_tokenizer(actors.tokenizer, load_tokenizer_folder(folder), f"teacher `{name}`")
         require_same_rows(context.input_folder("model"), folder, f"teacher `{name}`")
-        teachers[name] = open_engine(folder)
+        folders[name] = folder
+    teachers = actors.open_engines("rollout" if settings.rollouts == "teacher" else "scorer", folders)
     train(context, settings, DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, routing))

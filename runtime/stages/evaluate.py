@@ -10,12 +10,11 @@ import shutil
 from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.machine import Engines, Precision
 from ...specs.model import Domain, Evaluate
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
 from ..engines.protocol import SamplingSettings
-from ..engines.registry import open_engine
+from ..engines.registry import open_engines
 from ..files import write_json
 from ..jobs import JobContext
 from ..judging import open_judge
@@ -34,8 +33,7 @@ def run(context: JobContext) -> None:
     stage = context.setting("stage", Evaluate)
     model_folder = context.input_folder("model")
     tokenizer = load_tokenizer_folder(model_folder)
-    precision, engines = context.setting("precision", Precision), context.setting("engines", Engines)
-    engine = open_engine(engines.rollout, model_folder, tokenizer, dtype=precision.compute)
+    engine = open_engines(context, "rollout", {"model": model_folder}, tokenizer)["model"]
     judge = open_judge(context)
     names = sorted(context.job.settings["domains"])
     total, before = stage.episodes * len(names), 0

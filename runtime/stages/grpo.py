@@ -160,5 +160,6 @@ def run(context: JobContext) -> None:
     actors = Actors(context, domains, settings.sampling, settings.sequence_tokens)
     if settings.keep_mixed is not None:
         keep_mixed(context, actors, settings.keep_mixed)
-    reference = actors.open_scorer(context.input_folder("model")) if settings.reference_kl else None
+    folders = {"reference": context.input_folder("model")} if settings.reference_kl else {}
+    reference = actors.open_engines("scorer", folders).get("reference")
     train(context, settings, GrpoStage(settings, actors, OnPolicyBatches(context, actors), reference))

@@ -11,13 +11,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.machine import Engines, Precision
 from ...specs.model import Domain
 from ...specs.training import Sampling
 from ..data.batch import Document, PackedBatch
@@ -25,7 +25,7 @@ from ..data.packing import bins, pack
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
 from ..engines.protocol import Engine, SamplingSettings
-from ..engines.registry import open_engine
+from ..engines.registry import EngineRole, open_engines
 from ..jobs import JobContext
 from ..judging import open_judge
 from ..ledger import Ledger, LedgerSample
@@ -81,8 +81,7 @@ class Actors:
         """
         self._start = context.input_folder("model")
         self.tokenizer = load_tokenizer_folder(self._start)
-        self.dtype = context.setting("precision", Precision).compute
-        self.engines = context.setting("engines", Engines)
+        self._context = context
         self.domains = domains
         self.worlds = {name: _world(name, domain) for name, domain in domains.items()}
         self.renderers = {name: Renderer(self.tokenizer, world.tools) for name, world in self.worlds.items()}
@@ -106,8 +105,8 @@ class Actors:
 
     @cached_property
     def engine(self) -> Engine:
-        """The policy's, started on the job's start weights when it is first asked for."""
-        return open_engine(self.engines.rollout, self._start, self.tokenizer, dtype=self.dtype)
+        """The policy's, started on the job's start weights when it is first asked for, which all ranks do at once."""
+        return open_engines(self._context, "rollout", {"policy": self._start}, self.tokenizer)["policy"]
 
     def requests(self, name: str, index: int, prompts: int, samples: int, first_group: int) -> list[RolloutRequest]:
         """`samples` episodes of each of `prompts` tasks of a domain, for rollout batch `index`."""
@@ -123,13 +122,9 @@ class Actors:
         """Play them with an engine's current weights; left out, the policy's."""
         return collect(engine or self.engine, self.renderers, self.worlds, requests, self._sampling, seed, judge=self._judge)
 
-    def open_scorer(self, folder: Any) -> Engine:
-        """An engine that scores for a teacher or a reference."""
-        return open_engine(self.engines.scorer, folder, self.tokenizer, dtype=self.dtype)
-
-    def open_player(self, folder: Any) -> Engine:
-        """An engine that plays for a teacher."""
-        return open_engine(self.engines.rollout, folder, self.tokenizer, dtype=self.dtype)
+    def open_engines(self, role: EngineRole, folders: Mapping[str, Path]) -> dict[str, Engine]:
+        """Engines that score or play for teachers or a reference. Collective."""
+        return open_engines(self._context, role, folders, self.tokenizer)
 
 
 def _world(name: str, domain: Domain) -> Any:

@@ -168,8 +168,8 @@ def distill_stage(
 ) -> DistillStage:
     settings = dataclasses.replace(settings, **changes)
     actors = Actors(context, DOMAINS, settings.sampling, ROW)
-    open_engine = actors.open_player if settings.rollouts == "teacher" else actors.open_scorer
-    teachers = {name: open_engine(models[name]) for name in ("a", "b")}
+    role = "rollout" if settings.rollouts == "teacher" else "scorer"
+    teachers = actors.open_engines(role, {name: models[name] for name in ("a", "b")})
     stage = DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, {"science": "a", "search": "b"})
     stage.attach(trainer)  # type: ignore[arg-type]
     return stage

@@ -27,7 +27,8 @@ GRPO = GrpoPhase(
 def _grpo(context: JobContext, trainer: StubTrainer, reference: bool = False, **changes: Any) -> GrpoStage:
     settings = dataclasses.replace(GRPO, **changes)
     actors = Actors(context, DOMAINS, settings.sampling, ROW)
-    scorer = actors.open_scorer(context.input_folder("model")) if reference else None
+    folders = {"reference": context.input_folder("model")} if reference else {}
+    scorer = actors.open_engines("scorer", folders).get("reference")
     stage = GrpoStage(settings, actors, OnPolicyBatches(context, actors), scorer)
     stage.attach(trainer)  # type: ignore[arg-type]
     return stage
