@@ -54,9 +54,9 @@ class Role:
     torchrun: tuple[str, ...]  # of a trainer: arguments before `-m polymath.runtime`, such as `--nproc-per-node=2`
     environment: Mapping[str, str]
     mesh: Mesh | None = None  # of a trainer
-    engine: str | None = None  # of an engine: its name, such as `vllm`; of a judge: the model at the endpoint
+    engine: str | None = None  # of an engine: its name, such as `vllm`; of a service: the model at the endpoint
     tensor: int = 1  # of an engine: devices that hold one copy of the model
-    url_env: str | None = None  # of a judge: the environment variable that holds the endpoint's URL
+    url_env: str | None = None  # of a service: the environment variable that holds the endpoint's URL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

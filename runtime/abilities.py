@@ -13,7 +13,7 @@ from ..compiler.plan import Job, Plan, Sources
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
 from ..specs.machine import Engines
-from .engines.judge import endpoint_of
+from .engines.endpoint import endpoint_of
 
 EXPERT_FORMATS = ("float32", "bfloat16")
 ENGINES = ("transformers",)
@@ -47,7 +47,7 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
         if "judge" in job.roles:
             judge = from_json(Engines, job.settings["engines"]).judge
             assert judge is not None
-            endpoint_of(judge)  # the job itself will read it; to say so after hours would be late
+            endpoint_of(judge, "engines.judge")  # the job itself will read it; to say so after hours would be late
 
 
 def _beyond(job: Job) -> Iterator[str]:

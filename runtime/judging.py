@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from ..specs.machine import Engines
 from ..specs.reward import Reward
-from .engines.judge import JudgeClient, UnreadableVerdict, at_once, endpoint_of
+from .engines.endpoint import Unreadable, endpoint_of
+from .engines.judge import JudgeClient, at_once
 from .files import full_disk_is_clear
 from .jobs import JobContext
 from .worlds.demonstrations import demonstrate
@@ -76,7 +77,7 @@ def open_judge(context: JobContext) -> "LanguageModelJudge | None":
         return None
     judge = context.setting("engines", Engines).judge
     assert judge is not None
-    client = JudgeClient(endpoint_of(judge), judge.model)
+    client = JudgeClient(endpoint_of(judge, "engines.judge"), judge.model)
     return LanguageModelJudge(client, VerdictStore(context.folder / "verdicts", context.rank))
 
 
@@ -180,12 +181,12 @@ def _share(satisfied: Sequence[bool]) -> float:
 
 def _read_correct(value: Any) -> bool:
     if not isinstance(value, dict) or set(value) != {"correct"} or not isinstance(value["correct"], bool):
-        raise UnreadableVerdict(f'{json.dumps(value)[:200]} is not {{"correct": true or false}}')
+        raise Unreadable(f'{json.dumps(value)[:200]} is not {{"correct": true or false}}')
     return value["correct"]
 
 
 def _read_satisfied(value: Any, count: int) -> list[bool]:
     items = value.get("satisfied") if isinstance(value, dict) and set(value) == {"satisfied"} else None
     if not isinstance(items, list) or len(items) != count or not all(isinstance(item, bool) for item in items):
-        raise UnreadableVerdict(f'{json.dumps(value)[:200]} is not {{"satisfied": [{count} times true or false]}}')
+        raise Unreadable(f'{json.dumps(value)[:200]} is not {{"satisfied": [{count} times true or false]}}')
     return items

@@ -135,8 +135,8 @@ class Placement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judge:
-    """A language model behind an OpenAI-compatible endpoint, which judges what no program can verify."""
+class Service:
+    """A language model that somebody serves behind an OpenAI-compatible endpoint."""
 
     url_env: str = spec_field(
         "Environment variable that holds the endpoint's URL.",
@@ -146,7 +146,7 @@ class Judge:
     )
     model: str = spec_field("Name of the model at the endpoint.", examples=("qwen3-235b-a22b-instruct",))
     key_env: str | None = spec_field(
-        "Environment variable that holds the endpoint's key, where it wants one.",
+        "Environment variable that holds the endpoint's key, where it wants one; `<key_env>_FILE` may name a file that does.",
         default=None,
         pattern=r"^[A-Z][A-Z0-9_]*$",
         identity=PLACEMENT,
@@ -171,7 +171,13 @@ class Engines:
         default=None,
         identity=PLACEMENT,
     )
-    judge: Judge | None = spec_field("The judge, where a reward asks for one.", default=None)
+    judge: Service | None = spec_field("The judge, where a reward asks for one.", default=None)
+    teachers: dict[str, Service] = spec_field(
+        "Teachers that somebody serves with vLLM already, by name: they are asked there, after they proved to be the teacher's "
+        "checkpoint. The others have devices under `placement.distill.scorer`.",
+        default_factory=dict,
+        identity=PLACEMENT,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

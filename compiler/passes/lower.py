@@ -208,6 +208,12 @@ class _Lowering:
         asking = [name for name, _ in judged(self.spec) if name in settings.get("domains", {})]
         if judge is not None and asking and kind in ("grpo", "evaluate"):
             found["judge"] = Role(devices=0, torchrun=(), environment={}, engine=judge.model, url_env=judge.url_env)
+        routed = set(settings.get("routing", {}).values()) if kind == "distill" else set[str]()
+        for name, service in self.spec.engines.teachers.items():
+            if name in routed:
+                found[f"teacher.{name}"] = Role(
+                    devices=0, torchrun=(), environment={}, engine=service.model, url_env=service.url_env
+                )
         return found
 
     def engine_placements(self, job_id: str, kind: str) -> dict[str, EnginePlacement | None]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ...specs.build import Path, Problem, build
 from ...specs.hardware import ACCELERATORS
+from ...specs.hints import suggest
 from ...specs.machine import EnginePlacement
 from ...specs.model import GrpoPhase, Spec
 from ...specs.worlds import BUILTIN_WORLDS
@@ -21,7 +22,12 @@ def roles(compilation: Compilation) -> Compilation:
     if spec is None:
         return compilation
     return compilation.with_mistakes(
-        *_check_software(spec), *_check_precision(spec), *_check_judge(spec), *_check_phases(spec), *_check_engines(spec)
+        *_check_software(spec),
+        *_check_precision(spec),
+        *_check_judge(spec),
+        *_check_phases(spec),
+        *_check_served(spec),
+        *_check_engines(spec),
     )
 
 
@@ -67,6 +73,28 @@ def _check_judge(spec: Spec) -> Iterator[Problem]:
             yield mistake("E0303", (*path, "rubric"), detail, "remove it, or write `steps_by: judge`", at_key=True)
 
 
+def _check_served(spec: Spec) -> Iterator[Problem]:
+    """A teacher that somebody serves exists, scores in distillation, and is asked by the engine that knows how."""
+    path = ("engines", "teachers")
+    routed = {rule.teacher for rule in spec.routing}
+    for name in spec.engines.teachers:
+        if name not in spec.teachers:
+            guess = suggest(name, list(spec.teachers))
+            fix = f"did you mean `{guess}`?" if guess else f"teachers: {', '.join(spec.teachers)}"
+            yield mistake("E0208", (*path, name), f"`{name}` is not one of the teachers", fix, at_key=True)
+        elif spec.student.distill is None or name not in routed:
+            yield mistake("E0303", (*path, name), "no distillation asks this teacher", "remove it", at_key=True)
+    if spec.engines.teachers and spec.engines.scorer != "vllm":
+        detail = "a served teacher is asked as vLLM is, and `engines.scorer` is another engine"
+        yield mistake("E0303", path, detail, "write `scorer: vllm`, or remove it", at_key=True)
+
+
+def serves_every_teacher(spec: Spec) -> bool:
+    """Whether no teacher needs devices of the cluster: somebody serves each of them."""
+    routed = {rule.teacher for rule in spec.routing}
+    return bool(routed) and routed <= set(spec.engines.teachers)
+
+
 def _check_phases(spec: Spec) -> Iterator[Problem]:
     for stage in stages(spec):
         block, path = stage.block, stage.path
@@ -97,7 +125,7 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
         ("grpo", "rollout"): bool(grpo),
         ("grpo", "scorer"): any(block.reference_kl for block in grpo),
         ("distill", "rollout"): spec.student.distill is not None,
-        ("distill", "scorer"): spec.student.distill is not None,
+        ("distill", "scorer"): spec.student.distill is not None and not serves_every_teacher(spec),
         ("evaluate", "rollout"): spec.evaluate is not None,
     }
     if spec.engines.transport is not None and "vllm" not in (spec.engines.rollout, spec.engines.scorer):
@@ -118,7 +146,11 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
             fix = f"remove it, or write `engines: {{{role}: vllm}}`"
             yield mistake("E0303", path, "an embedded engine runs on the trainer's devices", fix, at_key=True)
         elif not is_used:
-            why = "no phase has a `reference_kl`" if (kind, role) == ("grpo", "scorer") and grpo else f"the spec has no {kind} job"
+            why = f"the spec has no {kind} job"
+            if (kind, role) == ("grpo", "scorer") and grpo:
+                why = "no phase has a `reference_kl`"
+            if (kind, role) == ("distill", "scorer") and spec.student.distill is not None:
+                why = "every teacher is served by somebody"
             yield mistake("E0303", path, why, "remove it", at_key=True)
         elif placed.tensor != "auto" and placed.devices % placed.tensor:
             detail = f"copies on {placed.tensor} devices each do not fill {placed.devices}"

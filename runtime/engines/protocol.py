@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ...specs.diagnostics import ExitCode, UserError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
@@ -18,6 +20,7 @@ class Capabilities:
     full_vocabulary_scores: bool
     largest_top_k: int | None  # None: the whole vocabulary
     expert_choices: bool  # whether it says which experts a token visits
+    concurrent: bool = False  # whether many threads may ask at once, and are answered side by side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,17 @@ class Traffic:
 
 class EngineInterrupted(Exception):
     """An engine could not answer this time; the same question may be asked again."""
+
+
+class EngineSilent(UserError):
+    """An engine that is somewhere else gives no answer any more: the run ends here, and can go on when it is back (exit code 7)."""
+
+    def __init__(self, who: str, cause: str) -> None:
+        super().__init__(
+            f"{who} does not answer: {cause}",
+            exit_code=ExitCode.INTERRUPTED,
+            fix="start it again and launch again: the run goes on where it is",
+        )
 
 
 class Engine(Protocol):

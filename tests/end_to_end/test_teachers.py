@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from polymath.compiler.plan import read_plan
 from polymath.runtime.ledger import Ledger
-from scripted_judge import completion, send, serving
+from scripted_service import completion, send, serving
 
 from .polymath import REPOSITORY, compile_recipe, job_folder, polymath
 

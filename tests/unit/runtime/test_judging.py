@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from polymath.runtime.engines.judge import JudgeClient, UnreadableVerdict
+from polymath.runtime.engines.endpoint import Unreadable
+from polymath.runtime.engines.judge import JudgeClient
 from polymath.runtime.judging import LanguageModelJudge, Transcript, Verdict, VerdictStore
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
@@ -97,11 +98,11 @@ def test_verdicts_before_a_failure_are_kept(tmp_path: Path) -> None:
     "said", [True, {"correct": 1}, {"correct": "true"}, {"correct": True, "why": "it is"}, {"satisfied": [True] * 4}, None]
 )
 def test_a_verdict_of_another_form_is_no_verdict(tmp_path: Path, said: Any) -> None:
-    with pytest.raises(UnreadableVerdict):
+    with pytest.raises(Unreadable):
         _judge(tmp_path, ScriptedClient(lambda shown: said)).verdicts([_transcript(OUTCOME)])
 
 
 @pytest.mark.parametrize("said", [{"satisfied": [True] * 3}, {"satisfied": [1, 1, 1, 1]}, {"satisfied": "all"}, {"correct": True}])
 def test_a_rubric_wants_one_answer_for_each_item(tmp_path: Path, said: Any) -> None:
-    with pytest.raises(UnreadableVerdict):
+    with pytest.raises(Unreadable):
         _judge(tmp_path, ScriptedClient(lambda shown: said)).verdicts([_transcript(PROCESS)])

@@ -1,35 +1,38 @@
 """Promises of the judge's client, against a real server on loopback: a verdict, or an error that names the endpoint."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
-from polymath.runtime.engines import judge as module
-from polymath.runtime.engines.judge import JudgeClient, UnreadableVerdict, at_once, endpoint_of
+from polymath.runtime.engines import endpoint, judge
+from polymath.runtime.engines.endpoint import Unreadable, endpoint_of
+from polymath.runtime.engines.judge import JudgeClient, at_once
 from polymath.specs.diagnostics import ExitCode, UserError
-from polymath.specs.machine import Judge
-from scripted_judge import completion, send, serving
+from polymath.specs.machine import Service
+from scripted_service import completion, send, serving
 
-JUDGE = Judge(url_env="JUDGE_URL", model="a-judge", key_env="JUDGE_KEY")
+JUDGE = Service(url_env="JUDGE_URL", model="a-judge", key_env="JUDGE_KEY")
 KEY = "sk-very-secret"
 QUESTION = [{"role": "user", "content": "is it?"}]
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
 
 
 def _client(url: str, key: str = KEY) -> JudgeClient:
-    return JudgeClient(endpoint_of(JUDGE, {"JUDGE_URL": url, "JUDGE_KEY": key}), JUDGE.model)
+    return JudgeClient(endpoint_of(JUDGE, "engines.judge", {"JUDGE_URL": url, "JUDGE_KEY": key}), JUDGE.model)
 
 
 def _read(value: Any) -> bool:
     if value not in ({"correct": True}, {"correct": False}):
-        raise UnreadableVerdict("not a verdict")
+        raise Unreadable("not a verdict")
     return value["correct"]
 
 
@@ -92,7 +95,7 @@ def test_what_is_no_verdict_is_asked_for_again(first: tuple[int, bytes]) -> None
 def test_the_attempts_are_bounded_and_the_last_cause_is_named() -> None:
     script = Script((500, b"out of memory"))
     assert "status 500: 'out of memory'" in _failure(script).message
-    assert len(script.questions) == module.ATTEMPTS
+    assert len(script.questions) == judge.PATIENCE.attempts
     assert "not a chat completion: '<html>" in _failure(Script((200, b"<html>"))).message
 
 
@@ -108,7 +111,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(judge, "MOST_BYTES", 10_000)
     assert "more than 10000 bytes" in _failure(Script((200, b" " * 200_000 + completion({"correct": True})))).message
 
 
@@ -119,7 +122,7 @@ def test_an_answer_that_breaks_off_is_no_answer() -> None:
 
 
 def test_an_endpoint_that_does_not_answer_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(judge, "PATIENCE", dataclasses.replace(judge.PATIENCE, answer_seconds=0.1))
     asked = threading.Semaphore(0)
 
     def silent(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
@@ -131,8 +134,7 @@ def test_an_endpoint_that_does_not_answer_in_time_is_given_up(monkeypatch: pytes
 
 
 def test_an_endpoint_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    monkeypatch.setattr(judge, "PATIENCE", dataclasses.replace(judge.PATIENCE, attempts=1, answer_seconds=0.2))
 
     def drip(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
         handler.send_response(200)
@@ -155,8 +157,8 @@ def test_nobody_there_names_the_endpoint() -> None:
 
 
 def test_a_host_that_cannot_be_a_name_is_no_traceback() -> None:
-    judge = Judge(url_env="JUDGE_URL", model="a-judge", remote=True)
-    client = JudgeClient(endpoint_of(judge, {"JUDGE_URL": f"http://{'a' * 70}.example/v1"}), judge.model)
+    remote = Service(url_env="JUDGE_URL", model="a-judge", remote=True)
+    client = JudgeClient(endpoint_of(remote, "engines.judge", {"JUDGE_URL": f"http://{'a' * 70}.example/v1"}), remote.model)
     with pytest.raises(UserError, match="gave no verdict"):
         client.ask(QUESTION, _read)
 
@@ -176,7 +178,7 @@ def test_only_a_few_questions_are_in_flight_and_the_first_error_ends_the_rest() 
             raise UserError("enough", exit_code=ExitCode.FAILED)
 
     at_once(answer, range(32))
-    assert most <= module.AT_ONCE and begun == 32
+    assert most <= judge.AT_ONCE and begun == 32
     with pytest.raises(UserError, match="enough"):
         at_once(answer, range(40, 400))
     assert begun < 32 + 360
@@ -201,13 +203,22 @@ def test_only_a_few_questions_are_in_flight_and_the_first_error_ends_the_rest() 
 )
 def test_an_environment_that_names_no_endpoint_of_this_machine_is_refused(url: str, key: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        endpoint_of(JUDGE, {"JUDGE_URL": url, "JUDGE_KEY": key})
+        endpoint_of(JUDGE, "engines.judge", {"JUDGE_URL": url, "JUDGE_KEY": key})
     assert caught.value.exit_code == ExitCode.UNFIT
     assert says in caught.value.message and KEY not in str(caught.value)
 
 
 def test_another_machine_is_asked_with_consent_and_an_endpoint_never_shows_its_key() -> None:
-    judge = Judge(url_env="JUDGE_URL", model="a-judge", key_env="JUDGE_KEY", remote=True)
-    endpoint = endpoint_of(judge, {"JUDGE_URL": "https://judge.example.com/v1/", "JUDGE_KEY": KEY})
-    assert str(endpoint) == "https://judge.example.com:443/v1/chat/completions"
-    assert KEY not in repr(endpoint)
+    remote = Service(url_env="JUDGE_URL", model="a-judge", key_env="JUDGE_KEY", remote=True)
+    found = endpoint_of(remote, "engines.judge", {"JUDGE_URL": "https://judge.example.com/v1/", "JUDGE_KEY": KEY})
+    assert str(found) == "https://judge.example.com:443/v1"
+    assert KEY not in repr(found)
+
+
+def test_a_key_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    environment = {"JUDGE_URL": "http://127.0.0.1:1/v1", "JUDGE_KEY_FILE": str(tmp_path / "key")}
+    assert endpoint_of(JUDGE, "engines.judge", environment).key == KEY
+    environment["JUDGE_KEY_FILE"] = str(tmp_path / "none")
+    with pytest.raises(UserError, match="JUDGE_KEY_FILE names cannot be read"):
+        endpoint_of(JUDGE, "engines.judge", environment)

@@ -1,4 +1,4 @@
-"""A judge on loopback that says what a test tells it to."""
+"""A service on loopback that says what a test tells it to: a judge, an engine."""
 
 import contextlib
 import json
@@ -25,8 +25,8 @@ def completion(verdict: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(reply: Reply) -> Iterator[str]:
-    """The base URL of a server that hands every question to `reply`."""
+def serving(reply: Reply, port: int = 0) -> Iterator[str]:
+    """The base URL of a server that hands every question to `reply`; one that is got, and not posted, is empty."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -34,10 +34,13 @@ def serving(reply: Reply) -> Iterator[str]:
             with contextlib.suppress(ConnectionError):  # whoever asked may have left
                 reply(self, question)
 
+        def do_GET(self) -> None:
+            reply(self, {})
+
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
