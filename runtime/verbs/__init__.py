@@ -19,6 +19,8 @@ NAMES = (
     "sweep",
     "status",
     "report",
+    "graph-import",
+    "graph-query",
     "doctor",
     "schema",
     "completion",
@@ -27,4 +29,4 @@ NAMES = (
 
 def all_verbs() -> tuple[Verb, ...]:
     """Every verb."""
-    return tuple(import_module(f".{name}", __name__).VERB for name in NAMES)
+    return tuple(import_module(f".{name.replace('-', '_')}", __name__).VERB for name in NAMES)

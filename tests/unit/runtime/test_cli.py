@@ -27,6 +27,8 @@ FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
     "sweep": ["--jobs"],
     "status": [],
     "report": [],
+    "graph-import": [],
+    "graph-query": ["--find", "--kind", "--name", "--from", "--to", "--edge", "--depth", "--steps", "--limit"],
     "doctor": [],
     "schema": ["--extending"],
     "completion": [],

@@ -1,0 +1,267 @@
+"""Corpora into a graph: a folder of documents, hyperlinked pages of a wiki, tool documents, and trajectories.
+
+What it does: reads text that nobody vouches for, with bounds, and keeps it as data. What it does not do: run, fetch or render
+anything; a page is a text, whatever it says.
+"""
+
+import bz2
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+from xml.etree import ElementTree
+
+from ...specs.diagnostics import ExitCode, UserError
+from ..data.trajectories import RowError, bad_row, json_lines, read_json
+from ..worlds.graph import KnowledgeActionGraph
+from .branches import add_attempt
+from .conversions import BESIDE, from_openai, from_sharegpt
+from .graph import GraphStore
+from .kinds import ImportKind
+from .records import SCHEMA, record_from_json
+
+DOCUMENT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
+MOST_DOCUMENT_BYTES = 4 * 1024 * 1024
+TAIL_SECTIONS = ("references", "external links", "see also", "further reading", "notes", "bibliography", "sources", "citations")
+NO_PAGE = ("category:", "file:", "image:", "template:", "wikipedia:", "help:", "portal:", "special:", "draft:", "mediawiki:")
+LIST_LINE = re.compile(r"^\s*(?:[*#:;-]|\d+[.)])\s")
+_WIKI_LINK = re.compile(r"\[\[([^\[\]|#\n]{1,200})(?:#[^\[\]|\n]*)?(?:\|([^\[\]\n]{0,200}))?\]\]")
+_MARKDOWN_LINK = re.compile(r"\[([^\[\]\n]{1,200})\]\(([^()\s]{1,300})\)")
+_HEADING = re.compile(r"^(={2,6})\s*(.*?)\s*\1\s*$", re.MULTILINE)
+_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+_TAG = re.compile(r"<!--.*?-->|<ref[^>]*/>|<ref[^>]*>.*?</ref>|<[^>]+>", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A page as plain text, with its links in the order they stand there."""
+
+    title: str
+    text: str
+    links: list["Link"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """A hyperlink: where it leads, the words it is set on, and where they stand in the text."""
+
+    target: str
+    anchor: str
+    start: int
+
+
+def import_into(store: GraphStore, kind: ImportKind, source: str) -> int:
+    """Add a source to a graph and commit; returns how many documents, pages, tools or trajectories it held.
+
+    Raises:
+        UserError: exit code 3; the source is missing, or holds nothing that can be read.
+    """
+    count = {"documents": _documents, "wiki": _wiki, "tools": _tools, "trajectories": _trajectories}[kind](store, source)
+    if not count:
+        raise UserError(f"{source} holds no {kind} that can be read", exit_code=ExitCode.SPEC)
+    store.commit()
+    return count
+
+
+def add_pages(store: GraphStore, pages: Iterator[Page] | list[Page], origin: str) -> int:
+    """Add hyperlinked pages; a link to a page that is not among them is left out. Returns the number of pages."""
+    known: dict[str, str] = {}
+    waiting: list[tuple[str, Link]] = []
+    for page in pages:
+        identity = store.add("evidence", page.title, page.text)
+        known.setdefault(page.title, identity)
+        waiting += [(identity, link) for link in page.links]
+    for source, link in waiting:
+        target = known.get(link.target) or known.get(link.target[:1].upper() + link.target[1:])
+        if target is not None and target != source:
+            store.link("transition", source, target, anchor=link.anchor, start=link.start)
+    store.note(f"imported:{origin}", len(known))
+    return len(known)
+
+
+def _documents(store: GraphStore, source: str) -> int:
+    root = Path(source)
+    if not root.is_dir():
+        raise UserError(f"{source} is no folder", exit_code=ExitCode.SPEC)
+    paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in DOCUMENT_SUFFIXES and path.is_file()]
+    return add_pages(store, [_document(root, path) for path in paths if path.stat().st_size <= MOST_DOCUMENT_BYTES], source)
+
+
+def _document(root: Path, path: Path) -> Page:
+    """A document; its title is its path, and links between documents become links between pages."""
+    here = PurePosixPath(path.relative_to(root).as_posix())
+    found: list[Link] = []
+    text = _replace_links(
+        path.read_text(encoding="utf-8", errors="replace"),
+        _MARKDOWN_LINK,
+        lambda match: (match[1], None if "://" in match[2] else _normal(here.parent / match[2].split("#")[0])),
+        found,
+    )
+    return Page(title=str(here), text=text, links=found)
+
+
+def _normal(path: PurePosixPath) -> str:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == ".." and parts:
+            parts.pop()
+        elif part not in (".", ".."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _wiki(store: GraphStore, source: str) -> int:
+    """Pages of a MediaWiki export (`.xml`, also `.bz2` or `.gz`), or of JSON Lines with `title` and `text` in wiki markup."""
+    pages = _jsonl_pages(source) if Path(source).suffix == ".jsonl" else _dump_pages(source)
+    return add_pages(store, pages, source)
+
+
+def _jsonl_pages(source: str) -> Iterator[Page]:
+    for row, line in json_lines(source):
+        data = read_json(line, row)
+        if not isinstance(data.get("title"), str) or not isinstance(data.get("text"), str):
+            raise bad_row(source, row, "a page has the texts `title` and `text`")
+        yield wiki_page(data["title"], data["text"])
+
+
+def _dump_pages(source: str) -> Iterator[Page]:
+    try:
+        with _unpacked(Path(source)) as stream:
+            title = ""
+            for _, element in ElementTree.iterparse(stream):
+                name = element.tag.rpartition("}")[2]
+                if name == "title":
+                    title = element.text or ""
+                elif name == "text" and title and not title.lower().startswith(NO_PAGE):
+                    if not (element.text or "").lstrip().lower().startswith("#redirect"):
+                        yield wiki_page(title, element.text or "")
+                elif name == "page":
+                    title = ""
+                    element.clear()
+    except (OSError, EOFError, ElementTree.ParseError) as error:
+        raise UserError(f"{source} cannot be read as a MediaWiki export: {error}", exit_code=ExitCode.SPEC) from error
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    opened = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
+    return opened(path, "rb") if opened else path.open("rb")
+
+
+def wiki_page(title: str, markup: str) -> Page:
+    """A page of wiki markup as plain text: without tail sections, templates and references; anchors in lists are no links."""
+    for heading in _HEADING.finditer(markup):
+        if len(heading[1]) == 2 and heading[2].lower() in TAIL_SECTIONS:
+            markup = markup[: heading.start()]
+            break
+    markup = _TAG.sub("", markup)
+    for _ in range(8):  # templates nest
+        bare = _TEMPLATE.sub("", markup)
+        if bare == markup:
+            break
+        markup = bare
+    markup = _HEADING.sub(r"\2", markup.replace("'''", "").replace("''", ""))
+    found: list[Link] = []
+    text = _replace_links(markup, _WIKI_LINK, _wiki_target, found)
+    return Page(title=title, text=text, links=[link for link in found if not LIST_LINE.match(_line_of(text, link.start))])
+
+
+def _wiki_target(match: re.Match[str]) -> tuple[str, str | None]:
+    target = match[1].strip().replace("_", " ")
+    shown = (match[2] or "").strip() or target
+    return ("", None) if target.lower().startswith(NO_PAGE) else (shown, target)
+
+
+def _line_of(text: str, place: int) -> str:
+    return text[text.rfind("\n", 0, place) + 1 : place + 1]
+
+
+def _replace_links(markup: str, pattern: re.Pattern[str], read: Any, found: list[Link]) -> str:
+    """The text with every link replaced by its words; what the links are goes to `found`."""
+    parts: list[str] = []
+    length = end = 0
+    for match in pattern.finditer(markup):
+        shown, target = read(match)
+        parts += [markup[end : match.start()], shown]
+        length += match.start() - end
+        if target is not None:
+            found.append(Link(target=target, anchor=shown, start=length))
+        length += len(shown)
+        end = match.end()
+    return "".join([*parts, markup[end:]])
+
+
+def _tools(store: GraphStore, source: str) -> int:
+    """Tool documents: a file or folder of JSON or JSON Lines of function schemas (OpenAI's, MCP's, or bare)."""
+    root = Path(source)
+    paths = sorted(path for path in root.rglob("*.json*") if path.is_file()) if root.is_dir() else [root]
+    count = 0
+    for path in paths:
+        for tool in _tool_documents(path):
+            add_tool(store, tool)
+            count += 1
+    return count
+
+
+def add_tool(store: GraphStore, tool: Mapping[str, Any]) -> str:
+    """Add a tool: it depends on the fields that it takes and produces those that it returns. Returns the id of its node."""
+    function = tool.get("function", tool)
+    action = store.add("action", str(function["name"]), json.dumps(tool, ensure_ascii=False))
+    takes = function.get("parameters") or function.get("inputSchema") or function.get("input_schema") or {}
+    gives = function.get("response") or function.get("outputSchema") or {}
+    for name in takes.get("properties") or {}:
+        store.link("depends-on", action, store.add("entity", name), required=name in (takes.get("required") or []))
+    for name in gives.get("properties") or {}:
+        store.link("produces", action, store.add("entity", name))
+    return action
+
+
+def add_world(store: GraphStore, graph: KnowledgeActionGraph) -> None:
+    """Add the graph of a built-in world: its facts support what they lead to, and its verifiers verify actions."""
+    for fact in graph.all_facts():
+        evidence = store.add("fact", f"{fact.subject} {fact.relation}", fact.value)
+        store.link("supports", evidence, store.add("entity", fact.value))
+        store.link("transition", store.add("entity", fact.subject), store.add("entity", fact.value), anchor=fact.relation)
+    actions = {action.name: add_tool(store, action.schema()) for action in graph.actions}
+    for name, checks in graph.verifiers.items():
+        verifier = store.add("verifier", name, checks)
+        if name in actions:
+            store.link("verifies", verifier, actions[name])
+    store.commit()
+
+
+def _tool_documents(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError:
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as tool documents: {error}", exit_code=ExitCode.SPEC) from error
+    found = found.get("tools", [found]) if isinstance(found, dict) else found
+    for tool in found:
+        if not isinstance(tool, dict) or not isinstance(tool.get("function", tool).get("name"), str):
+            raise UserError(f"{path} holds what is no tool document: it has no `name`", exit_code=ExitCode.SPEC)
+        yield tool
+
+
+def _trajectories(store: GraphStore, source: str) -> int:
+    """Trajectories in our schema, OpenAI's chat form or ShareGPT's; those with a reward below 1 are kept as failed branches."""
+    count = 0
+    for row, line in json_lines(source):
+        if not line.strip():
+            continue
+        try:
+            data = read_json(line, row)
+            if data.get("schema") == SCHEMA and BESIDE not in data:
+                record = record_from_json(data)
+            else:
+                record = (from_sharegpt if "conversations" in data else from_openai)(data)
+        except RowError as error:
+            raise bad_row(source, row, str(error)) from None
+        succeeded = record.reward is None or record.reward >= 1.0
+        count += add_attempt(store, record, accepted=succeeded, reason="" if succeeded else "reward")
+    return count

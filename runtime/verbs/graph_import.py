@@ -1,0 +1,33 @@
+"""graph-import: add a corpus, tools or trajectories to a knowledge-action graph."""
+
+import argparse
+from pathlib import Path
+
+from ...specs.diagnostics import ExitCode
+from ..knowledge.kinds import IMPORT_KINDS
+from .form import Verb, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=IMPORT_KINDS, help="what the source holds")
+    parser.add_argument("source", help="folder or file; trajectories may be a URL")
+    parser.add_argument("graph", type=Path, help="file of the graph; made where it is not there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Add a folder of documents, pages of a wiki, tool documents or trajectories to a graph."""
+    from ..knowledge.graph import GraphStore
+    from ..knowledge.importers import import_into
+
+    with GraphStore.create(options.graph) as store:
+        count = import_into(store, options.kind, options.source)
+    if options.json:
+        print_json({"ok": True, "graph": str(options.graph), "imported": count})
+    else:
+        print(f"{count} {options.kind} of {options.source} are in {options.graph}")
+    return ExitCode.OK
+
+
+VERB = Verb(
+    name="graph-import", help="add documents, pages, tools or trajectories to a graph", add_arguments=add_arguments, run=run
+)
