@@ -29,6 +29,7 @@ class DocumentLayout:
 
     groups: tuple[DocumentGroup, ...]
     offsets: tuple[int, ...]  # flat position of every document's start, and the number of positions at the end
+    whole_rows: bool  # every row is one document: nothing need be gathered
 
 
 def document_layout(documents_BL: Tensor) -> DocumentLayout:
@@ -43,7 +44,9 @@ def document_layout(documents_BL: Tensor) -> DocumentLayout:
     starts_new[1:] = flat[1:] != flat[:-1]
     starts_new[::length] = True
     offsets = torch.cat([starts_new.nonzero().squeeze(1), torch.tensor([rows * length])])
-    return DocumentLayout(groups=document_groups(offsets, documents_BL.device), offsets=tuple(offsets.tolist()))
+    return DocumentLayout(
+        groups=document_groups(offsets, documents_BL.device), offsets=tuple(offsets.tolist()), whole_rows=len(offsets) == rows + 1
+    )
 
 
 def document_groups(offsets: Tensor, device: torch.device) -> tuple[DocumentGroup, ...]:
@@ -88,7 +91,7 @@ class DocumentAttention(ScaledDotProductAttention):
         **kwargs: object,
     ) -> Tensor:
         """Attend; without a layout every row is one document."""
-        if attention_masks is None:
+        if attention_masks is None or attention_masks.whole_rows:
             return super().forward(q_BLNH, k_BLNH, v_BLNH, scale=scale, enable_gqa=enable_gqa, is_causal=is_causal)
         rows, length = q_BLNH.shape[:2]
         q_PNH, k_PNH, v_PNH = (tensor.reshape(rows * length, *tensor.shape[2:]) for tensor in (q_BLNH, k_BLNH, v_BLNH))

@@ -34,16 +34,21 @@ def start_distributed() -> None:
 
 
 def build_trainer(context: JobContext, optimization: Optimization, *, steps: int) -> PolymathTrainer:
-    """The trainer of a job, not yet loaded: `run` loads the last checkpoint or the start weights.
+    """The trainer of a job, not yet loaded: `run` loads the last checkpoint or the start weights."""
+    # The mesh of this process's last job is equal to ours, but FSDP2 wants the very same object (torch 2.15), and DTensor's caches
+    # would give it the older one.
+    _clear_sharding_prop_cache()
+    torch.manual_seed(context.job.seed)
+    return trainer_config(context, optimization, steps=steps).build()
+
+
+def trainer_config(context: JobContext, optimization: Optimization, *, steps: int) -> PolymathTrainer.Config:
+    """torchtitan's config of a job.
 
     What the plan knows comes from the plan's overrides; what only the data can tell (the number of steps, and so of warm-up steps)
     from `steps`.
     """
     start_folder = context.input_folder("model")
-    # The mesh of this process's last job is equal to ours, but FSDP2 wants the very same object (torch 2.15), and DTensor's caches
-    # would give it the older one.
-    _clear_sharding_prop_cache()
-    torch.manual_seed(context.job.seed)
     config = base_config()
     config.model_spec = model_spec(start_folder, experts_format=context.setting("precision", Precision).experts.format)
     config.hf_assets_path = str(start_folder)
@@ -56,7 +61,7 @@ def build_trainer(context: JobContext, optimization: Optimization, *, steps: int
     config.activation_checkpoint = _activation_checkpoint(context.job.roles["trainer"].mesh)
     apply_overrides(config, context.job.titan)
     assert config.training.steps == steps, f"the plan says {config.training.steps} steps, the stage {steps}"
-    return config.build()
+    return config
 
 
 def base_config() -> PolymathTrainer.Config:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -82,7 +83,7 @@ class HiddenStatesLoss(Protocol):
 
 
 class StageLoss(BaseLoss):
-    """The weighted sum of the stage's token losses."""
+    """The weighted sum of the stage's token losses. The output head sees the positions with a weight and no others."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
@@ -90,15 +91,21 @@ class StageLoss(BaseLoss):
 
     def __init__(self, config: Config, *, compile_config: Any = None) -> None:
         self.config = config
-        self._stage: Any = None
-        self._head: torch.nn.Module | None = None
 
     def attach(self, stage: Any, model: torch.nn.Module) -> None:
-        """Take the loss from this stage, and give it what it reads of this model."""
-        self._stage = stage
-        reads_hidden_states = isinstance(stage, HiddenStatesLoss)
-        self._head = model.lm_head if reads_hidden_states else None
-        model._skip_lm_head = reads_hidden_states
+        """Take the loss from this stage and the output head from this model, which leaves it to the loss from now on."""
+        self._stage, self._head = stage, model.lm_head
+        model._skip_lm_head = True
+        if isinstance(self._head, FSDPModule):
+            # The last norm is sharded together with the head and comes after it in the backward pass: its weight would bring the
+            # head back from all ranks for nothing.
+            self._head.set_reshard_after_backward(False)
+
+    def backward(self, loss: Tensor) -> None:
+        """Make the gradients; afterwards the head is sharded again."""
+        loss.backward()
+        if isinstance(self._head, FSDPModule):
+            self._head.reshard()
 
     def __call__(
         self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, *, micro: PackedBatch
@@ -109,10 +116,10 @@ class StageLoss(BaseLoss):
             weight_N=micro.loss_weight_BL[trained_BL],
             extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
         )
-        if self._head is None:
-            loss_N, sums = self._stage.token_loss(pred[trained_BL], tokens)
-        else:
+        if isinstance(self._stage, HiddenStatesLoss):
             loss_N, sums = self._head(pred[trained_BL], loss=partial(self._stage.hidden_loss, tokens=tokens))
+        else:
+            loss_N, sums = self._stage.token_loss(self._head(pred[trained_BL]), tokens)
         return (loss_N * tokens.weight_N).sum(), sums
 
 
@@ -166,6 +173,7 @@ class PolymathTrainer(Trainer):
 
     stage: Stage
     context: JobContext
+    loss_fn: StageLoss
     metrics_processor: StepMetrics
     optimizers: GuardedOptimizers
 
@@ -264,7 +272,7 @@ class PolymathTrainer(Trainer):
             pred = self.model_parts[0](inputs, **extra_kwargs)
             loss, sums = self.loss_fn(pred, labels, global_valid_tokens, micro=micro)
             del pred
-            loss.backward()
+            self.loss_fn.backward(loss)
         for name, value in sums.items():
             value = value.detach()
             known = self._sums.get(name)

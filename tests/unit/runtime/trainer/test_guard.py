@@ -22,6 +22,8 @@ from polymath.runtime.trainer.trainer import PolymathTrainer, TrainedTokens
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import Model, ModelShape, StudentSft
 from torch import Tensor
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+from torch.distributed.tensor import DTensor
 
 SMOKE = Path(__file__).parents[4] / "recipes" / "smoke.yaml"
 LENGTH = 32
@@ -151,3 +153,20 @@ def test_tensors_are_summed_over_micro_batches_and_those_named_max_are_not(conte
     for line in _lines(context):
         assert line["seen"] == pytest.approx(1)
         assert line["worst_max"] >= line["loss"] * 0.999
+
+
+def test_a_micro_batch_gathers_the_output_head_once(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, gathered = Scripted(), []
+    unshard = FSDPParamGroup.unshard
+
+    def counted(group: FSDPParamGroup, *arguments: Any) -> None:
+        assert stage.trainer is not None
+        if stage.trainer.model_parts[0].lm_head in group.modules and not group.is_unsharded:
+            gathered.append(stage.step)
+        unshard(group, *arguments)
+
+    monkeypatch.setattr(FSDPParamGroup, "unshard", counted)
+    trainer = _train(context, stage)
+    micro_batches = 2 // trainer.config.training.local_batch_size
+    assert sorted(gathered) == sorted(list(range(1, stage.steps + 1)) * micro_batches)
+    assert isinstance(trainer.model_parts[0].lm_head.weight, DTensor)  # sharded again
