@@ -48,6 +48,10 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
             judge = from_json(Engines, job.settings["engines"]).judge
             assert judge is not None
             endpoint_of(judge, "engines.judge")  # the job itself will read it; to say so after hours would be late
+        for role in job.roles:
+            if role.startswith("teacher."):
+                name = role.removeprefix("teacher.")
+                endpoint_of(from_json(Engines, job.settings["engines"]).teachers[name], f"engines.teachers.{name}")
 
 
 def _beyond(job: Job) -> Iterator[str]:

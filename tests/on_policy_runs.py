@@ -14,6 +14,7 @@ from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.stages.distill import DistillStage
 from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches
+from polymath.runtime.teachers.service import open_teachers
 from polymath.specs.build import to_json
 from polymath.specs.distillation import Distill, DistillLoss, PromptsPerStep, Support
 from polymath.specs.machine import Cluster, Engines, ExpertPrecision, Precision
@@ -126,11 +127,13 @@ class StubTrainer:
         return torch.cat([one.grad.flatten() for one in self.model.parameters() if one.grad is not None])
 
 
-def make_run(run_dir: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> JobContext:
+def make_run(
+    run_dir: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, world_size: int = 1, engines: Engines | None = None
+) -> JobContext:
     settings = {
         "model": to_json(MODEL),
         "precision": to_json(Precision(compute="float32", experts=ExpertPrecision(format="float32"))),
-        "engines": to_json(Engines()),
+        "engines": to_json(engines or Engines()),
     }
     job = Job(
         id="distill",
@@ -169,7 +172,7 @@ def distill_stage(
     settings = dataclasses.replace(settings, **changes)
     actors = Actors(context, DOMAINS, settings.sampling, ROW)
     role = "rollout" if settings.rollouts == "teacher" else "scorer"
-    teachers = actors.open_engines(role, {name: models[name] for name in ("a", "b")})
+    teachers = open_teachers(context, role, {name: models[name] for name in ("a", "b")}, TOKENIZER, ROW)
     stage = DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, {"science": "a", "search": "b"})
     stage.attach(trainer)  # type: ignore[arg-type]
     return stage

@@ -14,6 +14,7 @@ from typing import Literal
 from ...compiler.plan import Plan, read_plan, read_sources
 from ...specs.diagnostics import UserError
 from .machine import check_nodes, check_port, needed_bytes
+from .services import TEACHER, silent_services
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "torchtitan", "transformers", "tokenizers", "safetensors", "spmd_types", "fsspec", "pyyaml")
@@ -41,6 +42,7 @@ def examine(plan_folder: Path | None) -> list[Finding]:
     found = [_python(), *_packages(), *_devices(plan), _sandbox(plan), *_disk(folder, plan), _port()]
     if plan is not None and plan_folder is not None:
         found.append(_abilities(plan, plan_folder))
+        found += _services(plan, plan_folder)
     return found
 
 
@@ -152,3 +154,18 @@ def _abilities(plan: Plan, plan_folder: Path) -> Finding:
     except UserError as error:
         return Finding(status="fail", what="plan", detail=error.message)
     return Finding(status="ok", what="plan", detail=f"`{plan.name}` can be run by this version")
+
+
+def _services(plan: Plan, plan_folder: Path) -> Iterator[Finding]:
+    """Whether the teachers that somebody serves answer."""
+    run_dir = read_sources(plan_folder).runs_folder / plan.name
+    for job in plan.jobs:
+        roles = [role for role in job.roles if role.startswith(TEACHER)]
+        if not roles:
+            continue
+        try:
+            problems = silent_services(plan, job, run_dir)
+        except UserError as error:
+            problems = [error.message]
+        detail = "\n".join(problems) or f"{', '.join(roles)}: those that are trained answer"
+        yield Finding(status="fail" if problems else "ok", what="services", detail=detail)

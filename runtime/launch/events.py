@@ -6,12 +6,15 @@ becomes of jobs, and the first rank of a job the alarms that fire in it: each li
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 EVENTS = "events.jsonl"
+TOLD_AGAIN_SECONDS = 30.0
 
 
 class EventLog:
@@ -34,6 +37,48 @@ class EventLog:
             os.write(handle, text.encode())
         finally:
             os.close(handle)
+
+
+class ServiceWaits:
+    """Tells the event log that a service is waited for, and that it answers again. Safe to use from several threads."""
+
+    def __init__(self, run_dir: Path, folder: str, service: str) -> None:
+        """`folder` is the name of the job's folder."""
+        self._events, self._facts = EventLog(run_dir), {"folder": folder, "service": service}
+        self._told: float | None = None  # when
+        self._lock = threading.Lock()
+
+    def waiting(self, seconds: float, cause: str) -> None:
+        """It has given no answer for so long."""
+        with self._lock:
+            now = time.monotonic()
+            if self._told is None or now - self._told >= TOLD_AGAIN_SECONDS:
+                self._told = now
+                self._events.write("service_waits", **self._facts, seconds=round(seconds, 1), cause=cause)
+
+    def answered(self) -> None:
+        """It gives answers."""
+        with self._lock:
+            if self._told is not None:
+                self._told = None
+                self._events.write("service_answers", **self._facts)
+
+
+def wait_lines(run_dir: Path, folder: str) -> list[str]:
+    """One line per service that a job is waiting for, by the name of its folder."""
+    waits: dict[str, dict[str, Any]] = {}
+    for event in read_events(run_dir):
+        if event["event"] == "launch":
+            waits = {}
+        elif event["event"] == "service_waits" and event["folder"] == folder:
+            waits[event["service"]] = event
+        elif event["event"] == "service_answers" and event["folder"] == folder:
+            waits.pop(event["service"], None)
+    now = datetime.now(UTC)
+    return [
+        f"waiting for {service}, {one['seconds'] + (now - one['time']).total_seconds():.0f} s: {one['cause']}"
+        for service, one in waits.items()
+    ]
 
 
 def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from .outcome import Failure, clear_outcomes, find_failure
 from .process import Group, Launcher, LocalTorchrun, Running
 from .progress import ProgressView, make_view, read_progress
 from .safety import refuse_unsafe
+from .services import check_services
 
 POLL_SECONDS = 0.25
 PLAN_FILES = ("plan.json", "sources.json", "origins.json", "graph.mmd")
@@ -82,6 +83,7 @@ def launch_plan(
         (run_dir / STOP_REQUEST).unlink(missing_ok=True)
         decisions = decide(plan, run_dir)
         check_disk(run_dir, unfinished(decisions))
+        check_services(plan, unfinished(decisions), run_dir)
         _keep_plan(plan_folder, run_dir)
         try:
             with contextlib.nullcontext(stops) if stops is not None else stop_requests() as asked:

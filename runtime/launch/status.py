@@ -9,7 +9,7 @@ from ...compiler.plan import read_plan, read_sources
 from ...specs.diagnostics import ExitCode, UserError
 from ..jobs import DONE
 from .decide import last_checkpoint
-from .events import alarm_lines, alarms_of, job_seconds, read_events
+from .events import alarm_lines, alarms_of, job_seconds, read_events, wait_lines
 from .lock import is_running, read_holder
 from .progress import duration, read_progress
 
@@ -39,7 +39,7 @@ def print_status(folder: Path, json: bool = False) -> None:
     for job in status["jobs"]:
         if job["message"]:
             console.print(Text(f"{job['job']}: {job['message']}"))
-        for line in job["alarms"]:
+        for line in (*job["alarms"], *job["waits"]):
             console.print(Text(f"{job['job']}: {line}"))
 
 
@@ -60,7 +60,8 @@ def find_run(folder: Path) -> Path:
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
-    """Facts of a run: `run`, `running`, `pid` and `jobs`, each with state, step, loss, seconds, message and alarms.
+    """Facts of a run: `run`, `running`, `pid` and `jobs`, each with state, step, loss, seconds, message, alarms, and services
+    that it waits for.
 
     States: finished, running, failed, interrupted, waiting.
     """
@@ -111,4 +112,5 @@ def _job_status(
         "seconds": seconds.get(job["id"]),
         "message": message,
         "alarms": alarm_lines(alarms_of(run_dir, folder.name)),
+        "waits": wait_lines(run_dir, folder.name) if state == "running" else [],
     }

@@ -22,6 +22,7 @@ W tokens it wrote, K tokens of the support.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,10 +32,10 @@ from ...specs.distillation import Distill
 from ...specs.model import Domain
 from ..data.batch import Document, PackedBatch
 from ..data.tokenizers import load_tokenizer_folder, require_same_rows, require_same_tokenizer
-from ..engines.protocol import Engine
 from ..jobs import JobContext
 from ..ledger import LedgerSample
 from ..rollouts import RolloutRequest, Trajectory
+from ..teachers.service import Teachers, open_teachers
 from . import distill_loss
 from .diagnostics import Alarms, WatchedTokens, domain_metrics, routing_metrics
 from .on_policy import Actors, OnPolicyBatches, by_domain, derived_seed, predicts_written, rollout_metrics, spread_over_written
@@ -52,7 +53,7 @@ class DistillStage:
         settings: Distill,
         actors: Actors,
         batches: OnPolicyBatches,
-        teachers: Mapping[str, Engine],
+        teachers: Teachers,
         routing: Mapping[str, str],
     ) -> None:
         self.settings = settings
@@ -83,7 +84,7 @@ class DistillStage:
             version=version,
             oldest_version=version,
             requests=self._requests(due),
-            score=self._score,
+            score=partial(self._score, step),
             play=self._play_teachers if of_teachers else None,
         )
         self._step = step
@@ -124,13 +125,17 @@ class DistillStage:
             played |= zip(routed, own, strict=True)
         return [played[number] for number in range(len(requests))]
 
-    def _score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
-        """What the teacher of its domain says of each trajectory."""
+    def _score(self, step: int, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
+        """What the teacher of its domain says of each trajectory, if it is still its checkpoint after that."""
         scores: dict[int, dict[str, Any]] = {}
+        asked: list[str] = []
         for name, teacher in self._teachers.items():
             routed = self._routed(name, trajectories)
             own = [trajectories[number] for number in routed]
-            scores |= zip(routed, distill_loss.score(self.settings, name, teacher, own, self._valid_ids_U), strict=True)
+            if own:
+                scores |= zip(routed, distill_loss.score(self.settings, name, teacher, own, self._valid_ids_U), strict=True)
+                asked.append(name)
+        self._teachers.require_unchanged(asked, step)
         return [scores[number] for number in range(len(trajectories))]
 
     def _routed(self, teacher: str, some: Sequence[RolloutRequest] | Sequence[Trajectory]) -> list[int]:
@@ -212,5 +217,7 @@ def run(context: JobContext) -> None:
         require_same_tokenizer(actors.tokenizer, load_tokenizer_folder(folder), f"teacher `{name}`")
         require_same_rows(context.input_folder("model"), folder, f"teacher `{name}`")
         folders[name] = folder
-    teachers = actors.open_engines("rollout" if settings.rollouts == "teacher" else "scorer", folders)
+    role = "rollout" if settings.rollouts == "teacher" else "scorer"
+    longest = max(domain.limits.context_tokens for domain in domains.values() if domain.limits is not None)
+    teachers = open_teachers(context, role, folders, actors.tokenizer, longest)
     train(context, settings, DistillStage(settings, actors, OnPolicyBatches(context, actors), teachers, routing))

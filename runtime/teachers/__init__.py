@@ -1,0 +1,1 @@
+"""Teachers: who scores, and how each is known to be its checkpoint."""
