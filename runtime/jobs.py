@@ -18,6 +18,7 @@ from .files import describe_files, sha256_of, write_json
 
 DONE = "DONE.json"
 STOP_REQUEST = "STOP"
+ROLLOUT = "rollout.json"  # how far the batch is that is being played
 PUBLISHED = ("model", "trajectories", "float32", "bfloat16", "result.json")
 T = TypeVar("T")
 

@@ -1,16 +1,22 @@
-"""Rollouts: episodes of a policy in worlds, in lockstep over turns.
+"""Rollouts: episodes of a policy in worlds.
 
-What it does: every live episode's next turn is generated in one batch, read by the renderer, answered by its world and extended,
-until the world is done or a limit of the domain cuts it off. Token ids are only ever appended; nothing is tokenised twice.
+What it does: an episode's next turn is generated, read by the renderer, answered by its world and extended, until the world is
+done or a limit of the domain cuts it off. Token ids are only ever appended; nothing is tokenised twice. An embedded engine plays in
+lockstep: the next turn of every live episode is one batch. An engine that takes many requests plays side by side: every episode
+goes on as soon as its own turn and its own world are done, at most `EPISODES_AT_ONCE` of them.
 What it does not do: choose tasks, score for a teacher, or train.
 
-Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. TRUNCATED, a limit on turns, response or
-context was hit: the prefix is kept, without the observation that did not fit and without an end-of-turn that was not written.
+Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. TRUNCATED, a limit on turns, calls, response,
+context or time was hit: the prefix is kept, without the observation that did not fit or an end-of-turn that was not written.
 ABORTED, the world or the engine was interrupted: the episode starts again, at most twice; no aborted episode is returned.
 """
 
 import hashlib
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -25,6 +31,8 @@ from .rewards import compose_reward, process_score
 from .worlds.protocol import Episode, Message, Task, World
 
 RETRIES = 2
+EPISODES_AT_ONCE = 256  # side by side, per rank
+TELL_SECONDS = 0.5  # between two words on how far they are
 Status = Literal["COMPLETED", "TRUNCATED", "ABORTED"]
 
 
@@ -58,6 +66,19 @@ class Trajectory:
     policy_version: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutProgress:
+    """How far a batch of episodes is."""
+
+    episodes: int
+    finished: Mapping[Status, int]  # episodes by their status
+    tokens: int  # of all episodes so far
+
+    @property
+    def done(self) -> int:
+        return sum(self.finished.values())
+
+
 def collect(
     engine: Engine,
     renderers: Mapping[str, Renderer],
@@ -65,7 +86,7 @@ def collect(
     requests: Sequence[RolloutRequest],
     sampling: SamplingSettings,
     seed: int,
-    on_progress: Callable[[int], None] = lambda finished: None,
+    on_progress: Callable[[RolloutProgress], None] = lambda progress: None,
     judge: EpisodeJudge | None = None,
 ) -> list[Trajectory]:
     """Play every request once, and give its trajectory in the same order.
@@ -73,14 +94,29 @@ def collect(
     Args:
         renderers: by domain.
         worlds: by domain.
-        seed: decides every sample; each turn of the batch gets a seed of its own.
-        on_progress: told after every turn how many episodes are over.
+        seed: decides every sample; each turn gets a seed of its own.
+        on_progress: told after every turn in lockstep, and now and then side by side.
         judge: decides where a reward asks for a judge; without one, the worlds decide.
 
     Raises:
         UserError: an episode was interrupted three times (the message names its task and the last cause), or the judge failed.
     """
     playing = [_Play(request=request, renderer=renderers[request.domain], world=worlds[request.domain]) for request in requests]
+    play_all = _side_by_side if engine.capabilities.concurrent else _in_lockstep
+    play_all(engine, playing, sampling, seed, lambda: on_progress(_progress(playing)))
+    verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
+    return [play.trajectory(engine.policy_version, verdict) for play, verdict in zip(playing, verdicts, strict=True)]
+
+
+def _progress(playing: Sequence["_Play"]) -> RolloutProgress:
+    finished = Counter(play.status for play in playing if play.status is not None)
+    return RolloutProgress(episodes=len(playing), finished=finished, tokens=sum(len(play.ids) for play in playing))
+
+
+def _in_lockstep(
+    engine: Engine, playing: Sequence["_Play"], sampling: SamplingSettings, seed: int, tell: Callable[[], None]
+) -> None:
+    """One batch a turn."""
     for play in playing:
         play.guard(play.open)
     turn = 0
@@ -100,13 +136,48 @@ def collect(
             continue
         for play, generation in zip(live, generations, strict=True):
             play.guard(partial(play.take_turn, generation))
-        on_progress(sum(play.status is not None for play in playing))
-    verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
-    return [play.trajectory(engine.policy_version, verdict) for play, verdict in zip(playing, verdicts, strict=True)]
+        tell()
 
 
-def _turn_seed(seed: int, turn: int) -> int:
-    return int(hashlib.sha256(f"{seed}:{turn}".encode()).hexdigest()[:8], 16) >> 1
+def _side_by_side(
+    engine: Engine, playing: Sequence["_Play"], sampling: SamplingSettings, seed: int, tell: Callable[[], None]
+) -> None:
+    """One thread an episode. What an episode draws depends on its place and its turn alone, not on which comes first."""
+    over = threading.Event()
+
+    def play_out(number: int, play: _Play) -> None:
+        play.guard(play.open)
+        while play.status is None and not over.is_set():
+            try:
+                (generation,) = engine.generate(
+                    [play.ids],
+                    limits=[play.turn_limit],
+                    sampling=sampling,
+                    stop_ids=[play.renderer.tokenizer.end_of_turn_id],
+                    seed=_turn_seed(seed, play.turns + 1, number, play.interruptions),
+                )
+            except EngineInterrupted as cause:
+                play.abort(cause)
+            else:
+                play.guard(partial(play.take_turn, generation))
+
+    with ThreadPoolExecutor(EPISODES_AT_ONCE, thread_name_prefix="episode") as pool:
+        pending = [pool.submit(play_out, number, play) for number, play in enumerate(playing)]
+        try:
+            told = time.monotonic()
+            for one in as_completed(pending):
+                one.result()
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    tell()
+        except BaseException:
+            over.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _turn_seed(seed: int, *place: int) -> int:
+    return int(hashlib.sha256(":".join(map(str, (seed, *place))).encode()).hexdigest()[:8], 16) >> 1
 
 
 @dataclass(kw_only=True)
@@ -127,10 +198,11 @@ class _Play:
     messages: list[Message] = field(default_factory=list)
     actions: list[Message] = field(default_factory=list)
     episode: Episode | None = None
+    began: float = 0.0
 
     def open(self) -> None:
         """Start, or start again, from the task's opening."""
-        self.status, self.turns, self.cut_off_turns = None, 0, 0
+        self.status, self.turns, self.cut_off_turns, self.began = None, 0, 0, time.monotonic()
         self.ids, self.written, self.logprobs, self.actions = [], [], [], []
         self.episode = self.world.start(self.request.task)
         self.messages = list(self.episode.opening())
@@ -148,6 +220,11 @@ class _Play:
     @property
     def _room(self) -> int:
         return max(0, self.request.limits.context_tokens - len(self.ids))
+
+    @property
+    def _is_late(self) -> bool:
+        seconds = self.request.limits.wall_seconds
+        return seconds is not None and time.monotonic() - self.began >= seconds
 
     def take_turn(self, generation: Generation) -> None:
         """Append what the policy wrote, let the world answer, and append the answer if there is room for it."""
@@ -172,7 +249,7 @@ class _Play:
             self.status = "COMPLETED"
             return
         answer = self.renderer.extend(observations)
-        if self.turns == self.request.limits.turns or len(answer) >= self._room:
+        if self.turns == self.request.limits.turns or len(answer) >= self._room or self._is_late:
             self.status = "TRUNCATED"
             return
         self.messages += observations

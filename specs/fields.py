@@ -46,6 +46,11 @@ class FieldInfo:
         return Identity.NUMERICS if self.numerics_when is not None and self.numerics_when(value) else self.identity
 
 
+def is_given(value: Any) -> bool:
+    """Whether a field that may be left out is there."""
+    return value is not None
+
+
 def spec_field(
     doc: str,
     *,

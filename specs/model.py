@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .distillation import Distill
-from .fields import Identity, spec_field
+from .fields import Identity, is_given, spec_field
 from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Storage
 from .reward import Reward
 from .training import Optimization, Sampling
@@ -120,6 +120,14 @@ class Limits:
     response_tokens: int = spec_field("Most tokens the model may write in one turn.", unit="tokens", minimum=1)
     context_tokens: int = spec_field("Most tokens in an episode.", unit="tokens", minimum=8)
     tool_calls: int | None = spec_field("Most tool calls in an episode; left out, turns alone bound them.", default=None, minimum=1)
+    wall_seconds: float | None = spec_field(
+        "Most seconds of an episode, looked at between turns. Which episodes it cuts off depends on the machine.",
+        default=None,
+        unit="seconds",
+        exclusive_minimum=0,
+        identity=LABEL,
+        numerics_when=is_given,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

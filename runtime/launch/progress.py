@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from ...compiler.plan import Job
+from ..jobs import ROLLOUT
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 TAIL_BYTES = 65536
@@ -25,21 +26,33 @@ class JobProgress:
     total: int
     unit: str  # "steps", "episodes", ...
     loss: float | None = None
+    rollout: str | None = None  # how far the episodes are that are being played
 
     def text(self) -> str:
         loss = "" if self.loss is None else f"  loss {self.loss:.4f}"
-        return f"{self.done}/{self.total} {self.unit}{loss}"
+        rollout = "" if self.rollout is None else f"  {self.rollout}"
+        return f"{self.done}/{self.total} {self.unit}{loss}{rollout}"
 
 
 def read_progress(folder: Path) -> JobProgress | None:
     """The newest word of a job about itself: its last metrics line, else its progress file."""
-    line = last_metrics(folder)
+    line, rollout = last_metrics(folder), _rollout(folder)
     if line is not None:
-        return JobProgress(done=line["step"], total=line["steps"], unit="steps", loss=line.get("loss"))
+        return JobProgress(done=line["step"], total=line["steps"], unit="steps", loss=line.get("loss"), rollout=rollout)
     try:
         progress = json.loads((folder / PROGRESS).read_text())
         return JobProgress(done=progress["done"], total=progress["total"], unit=progress["unit"])
     except (OSError, ValueError, KeyError):
+        return None
+
+
+def _rollout(folder: Path) -> str | None:
+    """Episodes, tokens and the share of each status of the batch that the first rank is playing."""
+    try:
+        found = json.loads((folder / ROLLOUT).read_text())
+        shares = [f"{count / found['done']:.0%} {status.lower()}" for status, count in sorted(found["finished"].items())]
+        return ", ".join([f"episode {found['done']}/{found['total']}", f"{found['tokens']:,} tokens", *shares])
+    except (OSError, ValueError, KeyError, ZeroDivisionError):
         return None
 
 

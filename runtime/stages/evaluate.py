@@ -53,7 +53,7 @@ def run(context: JobContext) -> None:
             SamplingSettings(temperature=stage.temperature, top_p=1.0),
             derived_seed(context.plan.seed, "evaluate", name, context.rank),
             # Ranks move at about one pace, and only the first one shows it.
-            lambda over, before=before: context.progress(before + over * context.world_size, total, "episodes"),
+            lambda progress, before=before: context.progress(before + progress.done * context.world_size, total, "episodes"),
             judge,
         )
         part[name] = {

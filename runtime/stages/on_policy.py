@@ -8,6 +8,7 @@ Shapes: T tokens of one sample, W tokens it wrote.
 
 import hashlib
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -26,10 +27,11 @@ from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
 from ..engines.protocol import Engine, SamplingSettings
 from ..engines.registry import EngineRole, open_engines
-from ..jobs import JobContext
+from ..files import write_json
+from ..jobs import ROLLOUT, JobContext
 from ..judging import open_judge
 from ..ledger import Ledger, LedgerSample
-from ..rollouts import RolloutRequest, Trajectory, collect
+from ..rollouts import TELL_SECONDS, RolloutProgress, RolloutRequest, Trajectory, collect
 from ..worlds.protocol import Task, WorldError
 from ..worlds.registry import make_world
 
@@ -120,11 +122,38 @@ class Actors:
 
     def play(self, requests: Sequence[RolloutRequest], seed: int, engine: Engine | None = None) -> list[Trajectory]:
         """Play them with an engine's current weights; left out, the policy's."""
-        return collect(engine or self.engine, self.renderers, self.worlds, requests, self._sampling, seed, judge=self._judge)
+        shown = ShownRollout(self._context)
+        try:
+            return collect(
+                engine or self.engine, self.renderers, self.worlds, requests, self._sampling, seed, shown.tell, self._judge
+            )
+        finally:
+            shown.close()
 
     def open_engines(self, role: EngineRole, folders: Mapping[str, Path]) -> dict[str, Engine]:
         """Engines that score or play for teachers or a reference. Collective."""
         return open_engines(self._context, role, folders, self.tokenizer)
+
+
+class ShownRollout:
+    """Tells whoever looks how far a batch of episodes is: a file that is there while the first rank plays."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._path = context.folder / ROLLOUT if context.is_first_rank else None
+        self._told = time.monotonic()
+
+    def tell(self, progress: RolloutProgress) -> None:
+        """Write it down, now and then."""
+        now = time.monotonic()
+        if self._path is not None and now - self._told >= TELL_SECONDS:
+            self._told = now
+            done, finished = progress.done, dict(progress.finished)
+            write_json(self._path, {"done": done, "total": progress.episodes, "tokens": progress.tokens, "finished": finished})
+
+    def close(self) -> None:
+        """The batch is over, or has failed."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def _world(name: str, domain: Domain) -> Any:

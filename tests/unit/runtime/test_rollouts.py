@@ -1,15 +1,18 @@
 """Promises of rollouts: statuses, limits, append-only tokens, retries. A scripted engine plays in real and in broken worlds."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from polymath.runtime import rollouts
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
-from polymath.runtime.engines.protocol import EngineInterrupted, Generation, SamplingSettings
+from polymath.runtime.engines.protocol import Capabilities, EngineInterrupted, EngineSilent, Generation, SamplingSettings
 from polymath.runtime.judging import Transcript, Verdict
-from polymath.runtime.rollouts import RolloutRequest, Trajectory, collect
+from polymath.runtime.rollouts import RolloutProgress, RolloutRequest, Trajectory, collect
 from polymath.runtime.worlds.protocol import Task, World
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
@@ -25,6 +28,7 @@ class OracleEngine:
     """Writes what the world's oracle would, found by the prompt it is shown; token i of a turn gets log-probability -i."""
 
     policy_version = 5
+    capabilities = Capabilities(full_vocabulary_scores=False, largest_top_k=None, expert_choices=False)
 
     def __init__(self, worlds: dict[str, World], renderers: dict[str, Renderer], tasks: Sequence[tuple[str, Task]]) -> None:
         self.batches: list[int] = []
@@ -194,6 +198,82 @@ def test_an_interrupted_engine_is_asked_again() -> None:
     engine.generate = sometimes  # type: ignore[method-assign]
     trajectories = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
     assert [(one.status, one.interruptions) for one in trajectories] == [("COMPLETED", 1)] * 2
+
+
+def _side_by_side(engine: OracleEngine) -> OracleEngine:
+    engine.capabilities = replace(engine.capabilities, concurrent=True)
+    return engine
+
+
+def test_side_by_side_and_in_lockstep_episodes_are_the_same() -> None:
+    engine, renderers, worlds, tasks = _setup("search", "instructions", "tools")
+    lockstep = collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    engine.batches.clear()
+    assert collect(_side_by_side(engine), renderers, worlds, _requests(tasks), PLAIN, seed=0) == lockstep
+    assert set(engine.batches) == {1} and len(engine.batches) == sum(one.turns for one in lockstep)
+
+
+@pytest.mark.parametrize("limits", [replace(ROOMY, turns=2), replace(ROOMY, response_tokens=4), replace(ROOMY, context_tokens=30)])
+def test_limits_cut_episodes_off_side_by_side_as_in_lockstep(limits: Limits) -> None:
+    engine, renderers, worlds, tasks = _setup("search", "tools")
+    lockstep = collect(engine, renderers, worlds, _requests(tasks, limits), PLAIN, seed=0)
+    assert collect(_side_by_side(engine), renderers, worlds, _requests(tasks, limits), PLAIN, seed=0) == lockstep
+    assert {one.status for one in lockstep} >= {"TRUNCATED"}
+
+
+def test_no_more_episodes_than_allowed_are_side_by_side_and_a_slow_one_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "EPISODES_AT_ONCE", 3)
+    monkeypatch.setattr(rollouts, "TELL_SECONDS", 0.0)
+    engine, renderers, worlds, tasks = _setup("instructions", count=12)
+    generate, lock, seen = engine.generate, threading.Lock(), {"now": 0, "most": 0}
+
+    def slowly(*arguments: Any, **settings: Any) -> list[Generation]:
+        with lock:
+            seen["now"] += 1
+            seen["most"] = max(seen["most"], seen["now"])
+        time.sleep(0.3 if seen["most"] == 1 else 0.01)
+        with lock:
+            seen["now"] -= 1
+        return generate(*arguments, **settings)
+
+    engine.generate = slowly  # type: ignore[method-assign]
+    told: list[RolloutProgress] = []
+    trajectories = collect(_side_by_side(engine), renderers, worlds, _requests(tasks), PLAIN, seed=0, on_progress=told.append)
+    assert seen["most"] == 3 and len(trajectories) == 12
+    assert [one.done for one in told] == sorted(one.done for one in told) and told[-1].done == 12
+    assert told[-1].finished == {"COMPLETED": 12} and told[-1].tokens == sum(len(one.ids) for one in trajectories)
+
+
+def test_an_interrupted_episode_is_played_again_alone_side_by_side_and_an_engine_that_is_gone_ends_all() -> None:
+    engine, renderers, worlds, tasks = _setup("instructions", count=6)
+    generate, failures = engine.generate, [1]
+
+    def sometimes(*arguments: Any, **settings: Any) -> list[Generation]:
+        if failures:
+            failures.pop()
+            raise EngineInterrupted("given up")
+        return generate(*arguments, **settings)
+
+    engine.generate = sometimes  # type: ignore[method-assign]
+    trajectories = collect(_side_by_side(engine), renderers, worlds, _requests(tasks), PLAIN, seed=0)
+    assert sorted(one.interruptions for one in trajectories) == [0] * 5 + [1]
+
+    def gone(*_: Any, **settings: Any) -> list[Generation]:
+        raise EngineSilent("the engine", "connection refused")
+
+    engine.generate = gone  # type: ignore[method-assign]
+    with pytest.raises(EngineSilent):
+        collect(engine, renderers, worlds, _requests(tasks), PLAIN, seed=0)
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_an_episode_that_takes_too_long_is_cut_off_between_turns_and_kept(concurrent: bool) -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    engine = _side_by_side(engine) if concurrent else engine
+    (whole,) = collect(engine, renderers, worlds, _requests(tasks, replace(ROOMY, wall_seconds=60.0)), PLAIN, seed=0)
+    (cut,) = collect(engine, renderers, worlds, _requests(tasks, replace(ROOMY, wall_seconds=1e-9)), PLAIN, seed=0)
+    assert (whole.status, cut.status, cut.turns) == ("COMPLETED", "TRUNCATED", 1)
+    assert cut.ids == whole.ids[: len(cut.ids)] and cut.written[-1]
 
 
 class StubJudge:

@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from on_policy_runs import TOKENIZER, save_model
+from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.engines import endpoint, served_engine
 from polymath.runtime.engines.completions import read_completions
 from polymath.runtime.engines.endpoint import HttpClient, endpoint_of
 from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.served_engine import PATIENCE, ServedEngine
 from polymath.runtime.engines.transformers_engine import TransformersEngine
+from polymath.runtime.rollouts import RolloutRequest, collect
+from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
 from polymath.specs.machine import Service
+from polymath.specs.model import Limits
+from polymath.specs.reward import Reward
 from scripted_engine import ScriptedEngine, served
 
 KEY = "sk-very-secret"
@@ -101,6 +106,23 @@ def test_settings_of_the_server_s_folder_never_apply(engine: ServedEngine, serve
     assert (question["temperature"], question["top_p"], question["top_k"], question["min_p"]) == (0.7, 0.9, 0, 0.0)
     assert question["repetition_penalty"] == 1.0 and question["ignore_eos"] and question["stop_token_ids"] == STOP
     assert question["cache_salt"] == "version-7"  # a prefix cache of other weights is never used
+
+
+def test_greedy_episodes_are_those_that_the_embedded_engine_plays_in_lockstep(
+    engine: ServedEngine, embedded: TransformersEngine
+) -> None:
+    worlds = {name: make_world(name, {}) for name in ("search", "tools")}
+    renderers = {name: Renderer(TOKENIZER, world.tools) for name, world in worlds.items()}
+    limits = Limits(turns=4, response_tokens=10, context_tokens=90)
+    requests = [
+        RolloutRequest(domain=name, task=task, limits=limits, reward=Reward())
+        for name, world in worlds.items()
+        for task in world.tasks("train", 6, 0)
+    ]
+    found, expected = (collect(one, renderers, worlds, requests, GREEDY, seed=0) for one in (engine, embedded))
+    assert [(one.ids, one.status, one.reward) for one in found] == [(one.ids, one.status, one.reward) for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
 
 
 def test_many_sequences_go_in_requests_of_bounded_size(
