@@ -8,7 +8,7 @@ from typing import Any, cast
 from ..specs.build import Path, Problem, suggest
 from ..specs.diagnostics import Diagnostic, SpecInvalid
 from ..specs.load import diagnose
-from ..specs.sweep import ReadSweep, Sweep, read_sweep
+from ..specs.sweep import Base, ReadSweep, Sweep, read_sweep
 from .compilation import Compilation, mistake
 from .driver import compile_in_memory
 from .plan import Job, Plan
@@ -18,8 +18,9 @@ TEACHERS_ROW = "sft"  # what every recovered gain is measured from
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """A row at a seed."""
+    """A row at a seed, and at a point where the sweep has an axis."""
 
+    at: float | None
     row: str
     seed: int
     done: Compilation
@@ -33,7 +34,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompiledSweep:
-    """A sweep whose every row compiles. Variants come row by row, the first row's first."""
+    """A sweep whose every row compiles. Variants come point by point and row by row, the first row's first."""
 
     sweep: Sweep
     variants: tuple[Variant, ...]
@@ -64,16 +65,22 @@ def compile_sweep(path: FilePath) -> CompiledSweep:
             found.setdefault((one.code, str(one.span), one.detail), shown)
 
     tell(read.diagnostics)
-    for row in read.sweep.rows:
+
+    def compile_row(base: Base, row: str) -> None:
         for seed in dict.fromkeys(read.sweep.seeds_of(row)):
             try:
-                done = compile_in_memory(path, written=read.spec_of(row, seed))
+                done = compile_in_memory(path, written=read.spec_of(base, row, seed))
             except SpecInvalid as error:  # another seed would say the same
-                texts |= error.sources
+                texts.update(error.sources)
                 tell(error.diagnostics, row if row != read.sweep.reference else None)
                 break
-            variants.append(Variant(row=row, seed=seed, done=done))
-    tell(tuple(diagnose(problem, read.document.spans) for problem in _incomparable(read, variants)))
+            variants.append(Variant(at=base.at, row=row, seed=seed, done=done))
+
+    for base in read.sweep.bases:
+        for row in read.sweep.rows:
+            compile_row(base, row)
+        here = [variant for variant in variants if variant.at == base.at]
+        tell(tuple(diagnose(problem, read.document.spans) for problem in _incomparable(read, here)))
     if found:
         raise SpecInvalid(tuple(found.values()), texts)
     return CompiledSweep(sweep=read.sweep, variants=tuple(variants))

@@ -1,8 +1,8 @@
 """A sweep's figures: what every run scored, and how much of the first row's gain of teachers over SFT it recovered.
 
 Recovered gain of a row in a domain at a seed = (subject - SFT) / (teacher - SFT), with SFT and the teachers of the first row at the
-same seed. A row's mean is over its domains and seeds. Intervals resample held-out tasks within domain and seed, each task with its
-outcomes of all models; the draws of a domain and seed are the same for every row.
+same seed (and point of the axis). A row's mean is over its domains and seeds. Intervals resample held-out tasks within domain and
+seed, each task with its outcomes of all models; the draws of a domain and seed are the same for every row.
 """
 
 import hashlib
@@ -26,29 +26,31 @@ class Figures:
 
     def __init__(self, parts: SweepParts) -> None:
         self.parts = parts
-        self._measured: dict[tuple[str, int], tuple[dict[str, Any], Mapping[str, DomainGains]]] = {}
+        self._measured: dict[SweepRun, tuple[dict[str, Any], Mapping[str, DomainGains]]] = {}
 
     def gather(self) -> dict[str, Any]:
         """Everything that `sweep.json` holds, of the runs that are measured so far."""
         for run in self.parts.runs:
-            if (run.row, run.seed) not in self._measured:
+            if run not in self._measured:
                 found = _measure(run, self.parts.reference_of(run))
                 if found is not None:
-                    self._measured[run.row, run.seed] = found
-        rows = [self._row(row, title) for row, title in self.parts.titles.items()]
+                    self._measured[run] = found
+        points = dict.fromkeys(run.at for run in self.parts.runs)
+        rows = [self._row(row, title, at) for at in points for row, title in self.parts.titles.items()]
         headline = rows[0]
         return {
             "sweep": self.parts.name,
             "reference": self.parts.reference,
+            **({} if self.parts.axis is None else {"axis": self.parts.axis}),
             "complete": len(self._measured) == len(self.parts.runs),
             "recovered_gain": {**headline["recovered_gain"], "seeds": headline["seeds"]},
             "rows": rows,
             "runs": [self._run(run) for run in self.parts.runs],
         }
 
-    def _row(self, row: str, title: str) -> dict[str, Any]:
-        runs = [run for run in self.parts.runs if run.row == row]
-        there = [self._measured[run.row, run.seed] for run in runs if (run.row, run.seed) in self._measured]
+    def _row(self, row: str, title: str, at: float | None) -> dict[str, Any]:
+        runs = [run for run in self.parts.runs if (run.row, run.at) == (row, at)]
+        there = [self._measured[run] for run in runs if run in self._measured]
         figures = [figure for figure, _ in there]
         gains = {(number, domain): gain for number, (_, own) in enumerate(there) for domain, gain in own.items()}
         mean = mean_recovered(gains)
@@ -60,6 +62,7 @@ class Figures:
         lowest = min(known, key=lambda domain: known[domain]) if known and len(known) == len(domains) else None
         return {
             "row": row,
+            **({} if at is None else {"at": at}),
             "title": title,
             "subject": runs[0].subject,
             "seeds": [figure["seed"] for figure in figures],
@@ -77,8 +80,9 @@ class Figures:
         }
 
     def _run(self, run: SweepRun) -> dict[str, Any]:
-        measured = self._measured.get((run.row, run.seed))
-        head = {"row": run.row, "seed": run.seed, "recipe_digest": run.plan.recipe_digest, "measured": measured is not None}
+        measured = self._measured.get(run)
+        place = {"row": run.row, **({} if run.at is None else {"at": run.at}), "seed": run.seed}
+        head = {**place, "recipe_digest": run.plan.recipe_digest, "measured": measured is not None}
         return {**head, **({} if measured is None else measured[0])}
 
 

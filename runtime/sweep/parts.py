@@ -11,8 +11,10 @@ from ..jobs import is_done
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
-    """A row at a seed. All rows of a seed share a run directory, and so every job that their plans have in common."""
+    """A row at a seed, and at a point where the sweep has an axis. All rows of a seed (and point) share a run directory, and so
+    every job that their plans have in common."""
 
+    at: float | None
     row: str
     seed: int
     subject: str  # the model that the row is about, as its evaluation calls it
@@ -27,7 +29,7 @@ class SweepRun:
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{self.row}, seed {self.seed}"
+        return f"{self.row}{'' if self.at is None else f' at {self.at:g}'}, seed {self.seed}"
 
     def evaluation(self, subject: str) -> Job:
         """The job that evaluates a model of this run."""
@@ -48,6 +50,7 @@ class SweepParts:
 
     name: str
     folder: Path  # of the results
+    axis: str | None  # its title, where the rows are run at several points
     titles: Mapping[str, str]  # by row, in the order of the table; the first row is the reference
     runs: tuple[SweepRun, ...]
 
@@ -57,15 +60,15 @@ class SweepParts:
         return next(iter(self.titles))
 
     def reference_of(self, run: SweepRun) -> SweepRun:
-        """The first row's run at the same seed."""
-        return next(one for one in self.runs if one.row == self.reference and one.seed == run.seed)
+        """The first row's run at the same seed and point."""
+        return next(one for one in self.runs if (one.row, one.seed, one.at) == (self.reference, run.seed, run.at))
 
 
-def run_dir_of(folder: Path, seed: int) -> Path:
-    """Where all rows of a seed run."""
-    return folder / f"seed-{seed}"
+def run_dir_of(folder: Path, at: float | None, seed: int) -> Path:
+    """Where all rows of a seed run, at a point where there is one."""
+    return (folder if at is None else folder / f"at-{at:g}") / f"seed-{seed}"
 
 
-def plan_folder_of(folder: Path, row: str, seed: int) -> Path:
-    """Where the plan of a row at a seed lies."""
-    return run_dir_of(folder, seed) / "plans" / row
+def plan_folder_of(run_dir: Path, row: str) -> Path:
+    """Where the plan of a row lies."""
+    return run_dir / "plans" / row

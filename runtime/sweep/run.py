@@ -1,7 +1,7 @@
 """`polymath sweep`: launches every row at every seed, and goes on where an earlier sweep stopped.
 
-What it does: keeps up to `at_once` launches at work, at most one per seed, because the rows of a seed share a run directory and so
-their SFT, teachers and evaluations; writes the results after every run; says how far it is.
+What it does: keeps up to `at_once` launches at work, at most one per seed (and point), because its rows share a run directory and
+so their SFT, teachers and evaluations; writes the results after every run; says how far it is.
 What it does not do: decide what a job reuses; that is the launch's.
 """
 
@@ -81,10 +81,10 @@ class _Sweep:
         """Start what may start; whether anything did."""
         before = len(self.started)
         for run in self.waiting:
-            busy = {one.seed for one, _ in self.started.values()}
+            busy = {one.run_dir for one, _ in self.started.values()}
             if self.stops.count or len(self.started) == self.at_once:
                 break
-            if run.seed not in busy and run.name not in self.failed and run not in [one for one, _ in self.started.values()]:
+            if run.run_dir not in busy and run.name not in self.failed and run not in [one for one, _ in self.started.values()]:
                 self.say(f"{run.name}: started; log: {self._log(run)}")
                 self.started[pool.submit(self._launch, run)] = (run, time.monotonic())
         return len(self.started) > before
@@ -96,7 +96,8 @@ class _Sweep:
             return launch_plan(run.plan_folder, run_dir=run.run_dir, launcher=self.launcher, stops=self.stops, view=view)
 
     def _log(self, run: SweepRun) -> Path:
-        return self.parts.folder / "logs" / f"{run.row}.seed-{run.seed}.log"
+        point = "" if run.at is None else f".at-{run.at:g}"
+        return self.parts.folder / "logs" / f"{run.row}{point}.seed-{run.seed}.log"
 
     def _take(self, ended: set[Future[int]]) -> None:
         for future in ended:
@@ -120,12 +121,12 @@ class _Sweep:
         return figures
 
     def _result(self, run: SweepRun, figures: Mapping[str, Any]) -> str:
-        found = next(one for one in figures["runs"] if (one["row"], one["seed"]) == (run.row, run.seed))
+        found = next(one for one in figures["runs"] if (one["row"], one.get("at"), one["seed"]) == (run.row, run.at, run.seed))
         return f"recovered gain {gain_text(found['recovered_gain'])}" if found["measured"] else "finished"
 
     def _left(self) -> str:
         """How much is left, and about how long it takes: as long as the row took at another seed, or as rows took so far."""
         left = [run for run in self.waiting if run.name not in self.failed]
         usual = sum(self.taken.values()) / len(self.taken)
-        seconds = sum(self.taken.get(run.row, usual) for run in left) / min(self.at_once, len({run.seed for run in left}) or 1)
+        seconds = sum(self.taken.get(run.row, usual) for run in left) / min(self.at_once, len({run.run_dir for run in left}) or 1)
         return f"{len(left)} of {len(self.parts.runs)} left" + (f", about {duration(seconds)}" if left else "")

@@ -1,27 +1,30 @@
 """A sweep's results as files: `sweep.json` with all figures, `sweep.md` with one table and `sweep.svg` with one plot."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import write_json, write_text
 from ..report.charts import WIDTH, Scale, nice_ticks, svg
-from ..report.markup import Child, Markup, tag
+from ..report.markup import Child, tag
+from .axis_plot import axis_plot
+from .picture import standing_alone
 
 JSON, TABLE, PLOT = "sweep.json", "sweep.md", "sweep.svg"
 HEADINGS = ("row", "seeds", "score, %", "recovered gain", "lowest domain", "trained tokens", "minutes")
+LONGEST_TITLE = 44  # characters that fit beside the plot
 
 
 def write_results(folder: Path, figures: Mapping[str, Any]) -> None:
     """Write the three files, each whole or not at all."""
     write_json(folder / JSON, figures)
     write_text(folder / TABLE, table(figures))
-    write_text(folder / PLOT, plot(figures))
+    write_text(folder / PLOT, axis_plot(figures) if "axis" in figures else plot(figures))
 
 
 def table(figures: Mapping[str, Any]) -> str:
     """The table as Markdown."""
+    headings = (*([figures["axis"]] if "axis" in figures else []), *HEADINGS)
     lines = [
         f"# {figures['sweep']}",
         "",
@@ -29,8 +32,8 @@ def table(figures: Mapping[str, Any]) -> str:
         "seeds, with its 95 % bootstrap interval over held-out tasks. Score: mean over domains and seeds. Tokens and minutes: of "
         "the job that made the row's model, mean over seeds.",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        f"|{'---|' * len(HEADINGS)}",
+        f"| {' | '.join(headings)} |",
+        f"|{'---|' * len(headings)}",
         *(f"| {' | '.join(_cells(row))} |" for row in figures["rows"]),
     ]
     if not figures["complete"]:
@@ -45,6 +48,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     gain = row["recovered_gain"]
     lowest = "-" if gain["min_domain"] is None else f"{gain['min_domain']:.2f} ({row['lowest_domain']})"
     return [
+        *([f"{row['at']:g}"] if "at" in row else []),
         row["title"].replace("|", "\\|"),
         (seeds + (f" ({lacking} to come)" if lacking else "")).strip(),
         "-" if row["mean_score"] is None else f"{row['mean_score']:.1%}".removesuffix("%"),
@@ -84,7 +88,7 @@ def plot(figures: Mapping[str, Any]) -> str:
     for index, row in enumerate(rows):
         marks += _plot_row(row, axis, top + pitch * (index + 0.5), is_reference=row["row"] == figures["reference"])
     about = "Recovered gain of every row, (row - SFT) / (teacher - SFT), mean over domains and seeds, with 95 % intervals."
-    return _standing_alone(svg(WIDTH, height, f"Sweep {figures['sweep']}", about, marks))
+    return standing_alone(svg(WIDTH, height, f"Sweep {figures['sweep']}", about, marks))
 
 
 def _plot_row(row: Mapping[str, Any], axis: Scale, y: float, *, is_reference: bool) -> list[Child]:
@@ -106,39 +110,3 @@ def _plot_row(row: Mapping[str, Any], axis: Scale, y: float, *, is_reference: bo
         marks.append(tag("g", tag("title", f"{row['title']}: {text}, {seeds}"), line, mark))
     marks.append(tag("text", text if text != "-" else "to come", x=WIDTH - 156, y=y + 4, class_="value"))
     return marks
-
-
-STYLE_SHEET = Path(__file__).parents[1] / "report" / "style.css"
-USED = (
-    "page",
-    "headline",
-    "tick",
-    "value",
-    "row-name",
-    "chart-title",
-    "grid",
-    "reference",
-    "whisker",
-    "mark",
-    "c-sft",
-    "c-student",
-)
-LONGEST_TITLE = 44  # characters that fit beside the plot
-STYLE = ".page { fill: var(--card); } .headline { stroke: var(--student); stroke-width: 1.2; stroke-dasharray: 2 3; }"
-
-
-def _standing_alone(drawn: Markup) -> str:
-    """An SVG of the report's as a file. It brings what it uses of the report's style, with the light colours written out: many
-    programs that show an SVG know no variables."""
-    sheet = STYLE_SHEET.read_text(encoding="utf-8")
-    colours = dict(re.findall(r"(--[\w-]+): (#\w+)", sheet.partition("@media")[0]))
-    rules = [
-        f"{selector.strip()} {{{body}}}"
-        for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", f"{sheet}\n{STYLE}")
-        for selector in selectors.split(",")
-        if selector.strip().removeprefix(".") in USED
-    ]
-    text = "text {fill: var(--ink); font: 13px system-ui, 'Segoe UI', Roboto, sans-serif;}"
-    style = re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], "\n".join([text, *rules]))
-    inner = f"<style>{style}</style>"
-    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace("<title>", f"{inner}<title>", 1) + "\n"

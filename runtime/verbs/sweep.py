@@ -27,13 +27,16 @@ def run(options: argparse.Namespace) -> int:
     sweep, folder = compiled.sweep, compiled.folder
     runs: list[SweepRun] = []
     for variant in compiled.variants:
-        place = plan_folder_of(folder, variant.row, variant.seed)
+        run_dir = run_dir_of(folder, variant.at, variant.seed)
+        place = plan_folder_of(run_dir, variant.row)
         publish(variant.done, place)
         subject = sweep.rows[variant.row].subject
-        run_dir = run_dir_of(folder, variant.seed)
-        runs.append(SweepRun(row=variant.row, seed=variant.seed, subject=subject, plan_folder=place, run_dir=run_dir))
+        runs.append(
+            SweepRun(at=variant.at, row=variant.row, seed=variant.seed, subject=subject, plan_folder=place, run_dir=run_dir)
+        )
+    axis = None if sweep.along is None else sweep.along.title
     titles = {name: row.title or name for name, row in sweep.rows.items()}
-    parts = SweepParts(name=sweep.name, folder=folder, titles=titles, runs=tuple(runs))
+    parts = SweepParts(name=sweep.name, folder=folder, axis=axis, titles=titles, runs=tuple(runs))
     again = f"polymath sweep {options.sweep}" + (f" --jobs {options.jobs}" if options.jobs > 1 else "")
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         code = run_sweep(parts, at_once=options.jobs, again=again, say=_say)

@@ -117,6 +117,42 @@ def test_the_sweep_file_has_a_form_of_its_own(tmp_path: Path, head: str, code: s
     assert code in [one for one, _, _ in mistakes(write(tmp_path, "  routed: {}\n", head=head))]
 
 
+ALONG = "along: {title: steps, points: [{at: 4, base: smoke.yaml}, {at: 8, base: longer.yaml}]}"
+
+
+def test_every_row_is_compiled_at_every_point_of_an_axis_and_compared_within_its_point(tmp_path: Path) -> None:
+    head = HEAD.replace("base: smoke.yaml", ALONG)
+    path = write(tmp_path, f"  routed: {{}}\n  k2: {{seeds: [12], change: {{{K2}}}}}\n", head=head)
+    (tmp_path / "longer.yaml").write_text("polymath: 1\nextends: smoke.yaml\nevaluate: {episodes: 39}\n")
+    found = compile_sweep(path)
+    assert [(one.at, one.row, one.seed) for one in found.variants] == [
+        (4, "routed", 11),
+        (4, "routed", 12),
+        (4, "k2", 12),
+        (8, "routed", 11),
+        (8, "routed", 12),
+        (8, "k2", 12),
+    ]
+    (job,) = (job for job in found.variants[-1].plan.jobs if job.id == "evaluate.student")
+    assert job.settings["stage"]["episodes"] == 39
+
+
+@pytest.mark.parametrize(
+    ("bases", "code"),
+    [
+        (f"base: smoke.yaml\n{ALONG}", "E0303"),
+        ("", "E0203"),
+        (ALONG.replace("at: 8", "at: 4"), "E0209"),
+        (ALONG.replace("longer.yaml", "lnoger.yaml"), "E0112"),
+        (ALONG.replace(", {at: 8, base: longer.yaml}", ""), "E0207"),
+    ],
+)
+def test_an_axis_needs_a_base_for_each_of_its_points(tmp_path: Path, bases: str, code: str) -> None:
+    (tmp_path / "longer.yaml").write_text("polymath: 1\nextends: smoke.yaml\n")
+    path = write(tmp_path, "  routed: {}\n", head=HEAD.replace("base: smoke.yaml", bases))
+    assert code in [one for one, _, _ in mistakes(path)]
+
+
 def test_a_relative_path_in_a_row_means_the_folder_of_the_sweep_file(tmp_path: Path) -> None:
     (tmp_path / "bases").mkdir()
     write(tmp_path / "bases", "")

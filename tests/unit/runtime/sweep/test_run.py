@@ -109,18 +109,23 @@ def finish(seed: int, job: Job, folder: Path) -> None:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> SweepParts:
-    (tmp_path / "smoke.yaml").write_text(SMOKE.read_text().replace("runs: ../runs", "runs: runs"))
-    (tmp_path / "sweep.yaml").write_text(SWEEP)
-    compiled = compile_sweep(tmp_path / "sweep.yaml")
+    return written(tmp_path, SWEEP)
+
+
+def written(folder: Path, sweep: str) -> SweepParts:
+    (folder / "smoke.yaml").write_text(SMOKE.read_text().replace("runs: ../runs", "runs: runs"))
+    (folder / "sweep.yaml").write_text(sweep)
+    compiled = compile_sweep(folder / "sweep.yaml")
     runs = []
     for one in compiled.variants:
-        place = plan_folder_of(compiled.folder, one.row, one.seed)
+        run_dir = run_dir_of(compiled.folder, one.at, one.seed)
+        place = plan_folder_of(run_dir, one.row)
         publish(one.done, place)
         subject = compiled.sweep.rows[one.row].subject
-        run_dir = run_dir_of(compiled.folder, one.seed)
-        runs.append(SweepRun(row=one.row, seed=one.seed, subject=subject, plan_folder=place, run_dir=run_dir))
+        runs.append(SweepRun(at=one.at, row=one.row, seed=one.seed, subject=subject, plan_folder=place, run_dir=run_dir))
+    axis = compiled.sweep.along.title if compiled.sweep.along else None
     titles = {name: row.title or name for name, row in compiled.sweep.rows.items()}
-    return SweepParts(name="small", folder=compiled.folder, titles=titles, runs=tuple(runs))
+    return SweepParts(name="small", folder=compiled.folder, axis=axis, titles=titles, runs=tuple(runs))
 
 
 @pytest.fixture
@@ -165,7 +170,7 @@ def test_what_rows_of_a_seed_share_runs_once_and_the_figures_are_of_the_first_ro
 
 def test_the_figures_of_the_first_row_at_one_seed_are_those_of_its_own_report(parts: SweepParts, said: list[str]) -> None:
     only = [run for run in parts.runs if (run.row, run.seed) == ("routed", 11)]
-    alone = SweepParts(name="small", folder=parts.folder, titles={"routed": "Routed"}, runs=tuple(only))
+    alone = SweepParts(name="small", folder=parts.folder, axis=None, titles={"routed": "Routed"}, runs=tuple(only))
     assert go(alone, HandWritten(), said) == 0
     scoreboard = json.loads((only[0].run_dir / "scoreboard.json").read_text())
     gain = figures_of(alone)["recovered_gain"]
@@ -179,6 +184,35 @@ def test_the_table_and_the_plot_show_every_row(parts: SweepParts, said: list[str
     plot = ElementTree.parse(parts.folder / "sweep.svg")
     texts = [node.text for node in plot.iter() if node.tag.endswith("}text")]
     assert {"Routed | k = 8", "k2", "continued", "teachers", "SFT"} <= set(texts)
+
+
+LONGER = """polymath_sweep: 1
+name: small
+along: {title: prompts, points: [{at: 4, base: smoke.yaml}, {at: 8, base: longer.yaml}]}
+seeds: [11, 12]
+rows: {routed: {}, k2: {change: {student: {distill: {loss: {support: {top_k: 2}}}}}}}
+"""
+
+
+def test_along_an_axis_every_point_has_an_sft_and_teachers_of_its_own_and_a_place_in_table_and_plot(
+    tmp_path: Path, said: list[str]
+) -> None:
+    (tmp_path / "longer.yaml").write_text("polymath: 1\nextends: smoke.yaml\nstudent: {sft: {steps: 21}}\n")
+    parts = written(tmp_path, LONGER)
+    launcher = HandWritten()
+    assert go(parts, launcher, said) == ExitCode.OK
+    assert sum("/sft-" in job for job in launcher.ran) == 4 and sum("/distill-" in job for job in launcher.ran) == 8
+    found = figures_of(parts)
+    assert found["axis"] == "prompts"
+    assert [(row["at"], row["row"]) for row in found["rows"]] == [(4, "routed"), (4, "k2"), (8, "routed"), (8, "k2")]
+    assert all(run["measured"] for run in found["runs"]) and len(found["runs"]) == 8
+    table = (parts.folder / "sweep.md").read_text()
+    assert "| prompts | row |" in table and "| 4 | k2 | 11, 12 |" in table and "| 8 | k2 | 11, 12 |" in table
+    plot = ElementTree.parse(parts.folder / "sweep.svg")
+    texts = [node.text for node in plot.iter() if node.tag.endswith("}text")]
+    assert {"recovered gain by prompts", "mean over domains", "tools", "routed", "k2", "4", "8"} <= set(texts)
+    lines = [node for node in plot.iter() if node.tag.endswith("}path") and "line" in node.attrib["class"].split()]
+    assert len(lines) == 2 * 3  # rows, by the mean and the two domains
 
 
 def test_seeds_run_side_by_side_and_rows_of_a_seed_never(parts: SweepParts, said: list[str]) -> None:
