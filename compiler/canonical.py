@@ -1,4 +1,4 @@
-"""Canonical JSON and the digests made of it.
+"""Canonical JSON and the digests made of it, and the hashes of files and folders.
 
 The encoder refuses what it does not know, NaN and infinities: a permissive fallback would silently fork a digest.
 """
@@ -6,8 +6,13 @@ The encoder refuses what it does not know, NaN and infinities: a permissive fall
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
+
+from ..specs.diagnostics import ExitCode, UserError
+
+CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: Any) -> str:
@@ -30,6 +35,29 @@ def readable_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """The sha256 of the canonical form, in hexadecimal."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def hash_of(path: Path) -> str:
+    """The hash of a file; of a folder, that of its files' names and hashes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if path.is_dir():
+        return digest({file.relative_to(path).as_posix(): hash_of(file) for file in files_below(path)})
+    content = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}", exit_code=ExitCode.SPEC) from error
+    return content.hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its folders, sorted."""
+    return (file for file in sorted(folder.rglob("*")) if file.is_file())
 
 
 def _refuse_unknown(value: Any) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from ..specs.build import to_json
 from ..specs.diagnostics import ExitCode, UserError
 from ..specs.locations import local_path
-from .canonical import digest
+from .canonical import digest, hash_of
 from .compilation import Compilation
 from .lengths import TOKEN_LENGTHS
-from .lock import Lock, hash_of, installed_versions
+from .lock import Lock, installed_versions
 from .passes.lower import source_urls
 
 

@@ -5,11 +5,10 @@ by which a finished job is known again. It holds how long the rows are: in chara
 has a tokenizer (`polymath lock` has the runtime's, unless `--no-tokens`; the compiler itself never loads one).
 """
 
-import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,15 +18,14 @@ from ..specs.codes import summary
 from ..specs.diagnostics import Diagnostic, ExitCode, SpecInvalid, UserError
 from ..specs.locations import local_path
 from ..specs.model import Spec, TrajectorySource
-from .canonical import digest, readable_json
+from .canonical import digest, files_below, hash_of, readable_json
 from .compilation import Compilation
 from .lengths import Quantiles
 from .passes.lower import source_urls
-from .rows import BadSource, read_rows
+from .rows import BadSource, hash_of_url, read_rows
 
 LOCK_FORMAT = "polymath.lock/1"
 PACKAGES = ("polymath", "torch", "torchtitan", "transformers", "tokenizers", "safetensors")
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +75,7 @@ def make_lock(compilation: Compilation, earlier: Lock | None = None, count_token
         path, source = _spec_path(spec, key)
         try:
             if source is None:
-                sources[key] = _lock_folder(url, compilation.root)
+                sources[key] = _lock_place(url, compilation.root, may_be_file=key.startswith("world."))
             else:
                 found = read_rows(url, compilation.root, source)
                 sources[key] = LockedSource(url=url, sha256=found.sha256, bytes=found.bytes, rows=found.rows, lengths=found.lengths)
@@ -181,41 +179,25 @@ def _spec_path(spec: Spec, key: str) -> tuple[SpecPath, TrajectorySource | None]
     parts = key.split(".")
     if parts[0] == "model":
         return ("model", parts[1]), None
+    if parts[0] == "world":
+        return ("domains", parts[1], "settings", parts[2]), None
     number = int(parts[2])
     return ("domains", parts[1], "trajectories", number, "path"), spec.domains[parts[1]].trajectories[number]
 
 
-def _lock_folder(url: str, root: Path) -> LockedSource:
+def _lock_place(url: str, root: Path, *, may_be_file: bool) -> LockedSource:
+    """A folder on this machine; of what a world reads, also a file anywhere, whose rows are the world's to judge."""
     path = local_path(url, root)
+    if may_be_file and (path is None or not path.is_dir()):
+        sha256, size = hash_of_url(url, root)
+        return LockedSource(url=url, sha256=sha256, bytes=size, rows=None)
     if path is None:
         detail = f"{url}: checkpoints and tokenizers are read from this machine's folders only"
         raise BadSource(("E0312", detail, "copy the folder to this machine"))
     if not path.is_dir():
         raise BadSource(("E0312", f"{url}: there is no such folder on this machine", "copy the folder to this machine"))
-    size = sum(file.stat().st_size for file in _files(path))
+    size = sum(file.stat().st_size for file in files_below(path))
     return LockedSource(url=url, sha256=hash_of(path), bytes=size, rows=None)
-
-
-def hash_of(path: Path) -> str:
-    """The hash of a file; of a folder, that of its files' names and hashes.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    if path.is_dir():
-        return digest({file.relative_to(path).as_posix(): hash_of(file) for file in _files(path)})
-    content = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                content.update(chunk)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}", exit_code=ExitCode.SPEC) from error
-    return content.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in sorted(folder.rglob("*")) if file.is_file())
 
 
 def installed_versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from ..specs.locations import local_path
 from ..specs.model import TrajectorySource
+from .canonical import CHUNK_BYTES
 from .lengths import Quantiles, quantiles, row_lengths
 
 ROW_FIELDS = {"openai": (("messages",), ("traj",)), "question_answer": (("question", "answer"),)}  # any one group suffices
@@ -42,6 +43,25 @@ def _open(url: str, root: Path) -> AbstractContextManager[BinaryIO]:
     import fsspec  # pyright: ignore[reportMissingTypeStubs]  (only for URLs: it costs a tenth of a second)
 
     return cast(Any, fsspec).open(url, "rb")
+
+
+def hash_of_url(url: str, root: Path) -> tuple[str, int]:
+    """The sha256 and the size of a file.
+
+    Raises:
+        BadSource: it cannot be read, or is empty.
+    """
+    content, size = hashlib.sha256(), 0
+    try:
+        with _open(url, root) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
+                size += len(chunk)
+    except (OSError, ValueError, ImportError) as error:
+        raise BadSource(("E0312", f"{url} cannot be read: {error}", None)) from error
+    if not size:
+        raise BadSource(("E0313", f"{url} is empty", None))
+    return content.hexdigest(), size
 
 
 def read_rows(url: str, root: Path, source: TrajectorySource) -> Rows:

@@ -3,6 +3,7 @@
 A job's folder is trusted only once `DONE.json` stands in it, and then only as far as the sizes and hashes written there go.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -11,9 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import fsspec
+
+from ..compiler.canonical import hash_of
 from ..compiler.plan import Job, Plan, Sources
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
+from ..specs.locations import local_path
 from .files import describe_files, sha256_of, write_json
 
 DONE = "DONE.json"
@@ -84,6 +89,32 @@ class JobContext:
         url = self.sources.urls[reference.source]
         return url if "://" in url else str(Path(self.sources.spec_folder, url))
 
+    def verify_source(self, name: str) -> None:
+        """Refuse a source that is not what the plan was locked with. Its hash is read once per process.
+
+        Raises:
+            UserError: it changed (exit 4), or cannot be read (exit 3).
+        """
+        url, locked = self.source(name), self.job.inputs[name].digest
+        if locked is None or _verified_sources.get(url) == locked:
+            return
+        path = local_path(url, Path(self.sources.spec_folder))
+        if path is not None:
+            found = hash_of(path)
+        else:
+            try:
+                with fsspec.open(url, "rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except (OSError, ValueError, ImportError) as error:
+                raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
+        if found != locked:
+            raise UserError(
+                f"{url} has changed since the plan was made (sha256 {found[:12]}, locked {locked[:12]})",
+                exit_code=ExitCode.STALE,
+                fix="lock and compile again, or restore it",
+            )
+        _verified_sources[url] = locked
+
     def progress(self, done: int, total: int, unit: str) -> None:
         """Show how far a job without optimizer steps is."""
         if self.is_first_rank:
@@ -116,6 +147,7 @@ def is_done(folder: Path, job: Job) -> bool:
 
 
 _verified: dict[Path, float] = {}
+_verified_sources: dict[str, str] = {}
 
 
 def verify_done(folder: Path, job: Job, run_dir: Path) -> None:

@@ -101,7 +101,9 @@ def collect(
     Raises:
         UserError: an episode was interrupted three times (the message names its task and the last cause), or the judge failed.
     """
-    playing = [_Play(request=request, renderer=renderers[request.domain], world=worlds[request.domain]) for request in requests]
+    playing = [
+        _Play(request=one, renderer=renderers[one.domain].offering(one.task.tools), world=worlds[one.domain]) for one in requests
+    ]
     play_all = _side_by_side if engine.capabilities.concurrent else _in_lockstep
     play_all(engine, playing, sampling, seed, lambda: on_progress(_progress(playing)))
     verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)

@@ -16,6 +16,7 @@ from .build import Path
 from .codes import summary
 from .diagnostics import Diagnostic, Span, UserError
 from .locations import is_url, near, rebase
+from .worlds import installed_locations
 from .yaml import Document, Spans, read_file
 
 EXTENDS = "extends"
@@ -106,7 +107,8 @@ def _follow(link: _Link, base: str, root: FilePath) -> tuple[_Link | None, FileP
         fix = guess if guess.startswith("did you mean") else "the path is relative to this file"
         return None, None, _mistake("E0112", link, f"there is no file {base!r} here", fix)
     if _is_mapping(document):
-        rebase(cast(dict[str, Any], document.data), posixpath.dirname(relative))
+        data = cast(dict[str, Any], document.data)
+        rebase(data, posixpath.dirname(relative), installed_locations(data))
     return _Link(document=document, shown=shown, relative=relative), real, None
 
 

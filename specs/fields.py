@@ -9,6 +9,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+LOCATION_FORMAT = "uri-reference"  # how a JSON Schema marks a setting that names a file or folder
+
 
 class Identity(StrEnum):
     """What changing a field changes."""
@@ -38,6 +40,7 @@ class FieldInfo:
     item_minimum_count: int | None = None
     reference: str | None = None
     key: str | None = None  # the name in YAML where it is a Python keyword ("from")
+    location: bool = False  # names a file or folder that is read: locked by its content, its place outside the digests
     examples: tuple[Any, ...] = ()
     numerics_when: Callable[[Any], bool] | None = None  # of which values, as plain data, the identity is numerics after all
 

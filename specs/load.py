@@ -17,6 +17,7 @@ from .extend import EXTENDS, read_source
 from .hints import well_formed
 from .locations import with_secret
 from .model import Spec
+from .worlds import installed_locations
 from .yaml import Document, Spans, read_text, scalar
 
 KEYS_LOST = ("E0102", "E0105")  # mistakes of YAML after which a mapping lacks a key
@@ -72,7 +73,8 @@ def read_spec(path: str | FilePath, overrides: Sequence[str] = (), written: Docu
             problems.append((problem, span))
     whole = all(found.code not in KEYS_LOST for found in source.diagnostics)
     if isinstance(data, dict):
-        problems += [(_secret(path), None) for path in with_secret(cast(dict[str, Any], data))]
+        written_data = cast(dict[str, Any], data)
+        problems += [(_secret(path), None) for path in with_secret(written_data, installed_locations(written_data))]
     names = {collection: _keys(data, collection) for collection in ("domains", "teachers")} if whole else {}
     spec, found = build.build(Spec, data, (), names)
     problems += [(problem, None) for problem in found]

@@ -2,18 +2,19 @@
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from .hints import suggest
 
-LOCATIONS = (  # every field of `model.py` that holds a path or URL
+LOCATIONS = (  # every field of the language that holds a path or URL; installed worlds add theirs
     ("model", "checkpoint"),
     ("model", "tokenizer"),
     ("domains", "*", "trajectories", "*", "path"),
     ("storage", "runs"),
+    *(("domains", "*", "settings", name) for name in ("answers", "data", "documents")),  # of the built-in worlds, `worlds.py`
 )
 _WORDS = re.compile(r"random|from-checkpoint|builtin:.*")  # values of these fields that are no place
 SECRET = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")  # user and password of a URL
@@ -40,9 +41,9 @@ def without_secrets(text: str) -> str:
     return SECRET.sub(lambda found: "*" * len(found[0]), text)
 
 
-def with_secret(data: dict[str, Any]) -> Iterator[tuple[str | int, ...]]:
+def with_secret(data: dict[str, Any], more: Iterable[tuple[str, ...]] = ()) -> Iterator[tuple[str | int, ...]]:
     """The paths of a spec's data whose URL holds a password."""
-    for location in LOCATIONS:
+    for location in (*LOCATIONS, *more):
         yield from _with_secret(data, location, ())
 
 
@@ -63,10 +64,13 @@ def _steps(here: Any, step: str) -> list[tuple[str | int, Any]]:
     return list(enumerate(cast(list[Any], here))) if isinstance(here, list) and step == "*" else []
 
 
-def rebase(data: dict[str, Any], folder: str) -> None:
-    """Let the relative paths of a spec's data, written in `folder` below the root, mean the same from the root."""
+def rebase(data: dict[str, Any], folder: str, more: Iterable[tuple[str, ...]] = ()) -> None:
+    """Let the relative paths of a spec's data, written in `folder` below the root, mean the same from the root.
+
+    `more` are locations beyond the language's: those of installed worlds.
+    """
     if folder:
-        for location in LOCATIONS:
+        for location in (*LOCATIONS, *more):
             _rebase(data, location, folder)
 
 

@@ -4,10 +4,15 @@ At the defaults a message is a few words of `runtime/worlds/vocabulary.py`; larg
 tokenizer. Every world needs enough distinct tasks for the spec's prompts; too few is an error that says how many there are.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+# ruff: noqa: RUF009  (spec_field returns a dataclass field, never a shared default)
 
-from .fields import spec_field
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from .fields import LOCATION_FORMAT, spec_field
+from .installed import properties_of, settings_schema
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +110,46 @@ class LedgerSettings:
     book_seed: int = spec_field("Seed of the amounts due.", default=0, minimum=0)
 
 
-BUILTIN_WORLDS: dict[str, type] = {
+SPLIT_DOC = "Which tasks are held out: a quarter, chosen by hash; or none (`train`), or all (`heldout`)."
+Split = Literal["by_hash", "train", "heldout"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gsm8kSettings:
+    """Grade-school mathematics (openai/grade-school-math)."""
+
+    data: str = spec_field("JSONL of `question` and `answer`, which ends in `#### number`.", location=True)
+    split: Split = spec_field(SPLIT_DOC, default="by_hash")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BfclSettings:
+    """Single function calls of the Berkeley function-calling leaderboard."""
+
+    data: str = spec_field("JSONL of `id`, `question` and `function`.", location=True)
+    answers: str = spec_field("JSONL of `id` and `ground_truth`: which values each argument may have.", location=True)
+    split: Split = spec_field(SPLIT_DOC, default="by_hash")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BfclMultiTurnSettings:
+    """Stateful dialogues of the Berkeley function-calling leaderboard."""
+
+    data: str = spec_field("JSONL of `id`, `question`, `initial_config` and `involved_classes`.", location=True)
+    answers: str = spec_field("JSONL of `id` and `ground_truth`: the reference calls of every turn.", location=True)
+    documents: str = spec_field("Folder of the functions' documents, one JSONL a service.", location=True)
+    split: Split = spec_field(SPLIT_DOC, default="by_hash")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IfBenchSettings:
+    """Prompts with constraints that a program can check (allenai/IFBench)."""
+
+    data: str = spec_field("JSONL of `prompt`, `instruction_id_list` and `kwargs`.", location=True)
+    split: Split = spec_field(SPLIT_DOC, default="heldout")
+
+
+DRAWN_WORLDS: dict[str, type] = {  # tasks are drawn from a graph; every setting has a default
     "search": SearchSettings,
     "engineering": EngineeringSettings,
     "science": ScienceSettings,
@@ -115,3 +159,32 @@ BUILTIN_WORLDS: dict[str, type] = {
     "trail": TrailSettings,
     "ledger": LedgerSettings,
 }
+DATA_WORLDS: dict[str, type] = {  # tasks are rows of files that a spec names
+    "gsm8k": Gsm8kSettings,
+    "bfcl": BfclSettings,
+    "bfcl_multi_turn": BfclMultiTurnSettings,
+    "ifbench": IfBenchSettings,
+}
+BUILTIN_WORLDS: dict[str, type] = {**DRAWN_WORLDS, **DATA_WORLDS}
+
+
+def location_settings(world: str | None) -> tuple[str, ...]:
+    """The settings of a world that name a file or folder it reads."""
+    if world in BUILTIN_WORLDS:
+        return tuple(field.name for field in dataclasses.fields(BUILTIN_WORLDS[world]) if field.metadata["spec"].location)
+    schema = settings_schema(world) if world is not None else None
+    return tuple(name for name, one in properties_of(schema or {}).items() if one.get("format") == LOCATION_FORMAT)
+
+
+def locations_of(world: str | None, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Of a world's settings, those that name a file or folder, as written."""
+    return {name: settings[name] for name in location_settings(world) if isinstance(settings.get(name), str)}
+
+
+def installed_locations(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Where a spec's data names files or folders that worlds of installed packages read, as `locations.LOCATIONS` does."""
+    domains = data.get("domains")
+    for name, domain in cast(dict[str, Any], domains).items() if isinstance(domains, dict) else ():
+        world = cast(dict[str, Any], domain).get("world") if isinstance(domain, dict) else None
+        if isinstance(world, str) and world not in BUILTIN_WORLDS:
+            yield from (("domains", name, "settings", field) for field in location_settings(world))

@@ -8,6 +8,7 @@ from ...specs.distillation import Distill
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
 from ...specs.locations import is_url, local_path, near
 from ...specs.model import Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
+from ...specs.worlds import locations_of
 from ..compilation import Compilation, mistake
 from ..losses import check_loss
 from ..stages import Stage, stages
@@ -117,6 +118,17 @@ def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Itera
         if not source.tools:
             yield mistake("E0303", (*here, "tools"), "the file of a `path` is read as it is", "remove it", at_key=True)
         yield from _check_file((*here, "path"), str(source.path), compilation.root)
+
+    for field, url in locations_of(domain.world, domain.settings).items():
+        if not compilation.is_mistaken((*path, "settings", field)):
+            yield from _check_place((*path, "settings", field), url, compilation.root)
+
+
+def _check_place(path: Path, url: str, root: FilePath) -> Iterator[Problem]:
+    """What a world reads is a file with something in it, or a folder."""
+    place = local_path(url, root)
+    if place is None or not _is_folder(place):
+        yield from _check_file(path, url, root)
 
 
 def _check_file(path: Path, url: str, root: FilePath) -> Iterator[Problem]:

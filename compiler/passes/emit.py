@@ -11,6 +11,7 @@ from typing import Any
 from ...specs import machine, model
 from ...specs.build import kept, to_json
 from ...specs.fields import Identity
+from ...specs.worlds import locations_of
 from ..canonical import digest
 from ..compilation import Compilation
 from ..plan import Job, Plan, compiler_version
@@ -86,6 +87,8 @@ def _without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
         found["domains"] = {name: dict(domain) for name, domain in settings["domains"].items()}
         for domain in found["domains"].values():
             domain["trajectories"] = [{**one, "path": one["path"] and "source"} for one in domain["trajectories"]]
+            places = dict.fromkeys(locations_of(domain["world"], domain["settings"]), "source")
+            domain["settings"] = {**domain["settings"], **places}
     return found
 
 

@@ -1,14 +1,16 @@
 """lower: stages become jobs with inputs, roles, settings and torchtitan's overrides. Digests are `emit`'s."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...specs.build import to_json
+from ...specs.installed import code_digest
 from ...specs.machine import EnginePlacement
 from ...specs.model import Domain, GrpoPhase, Merge, Sft, Spec, StudentSft
 from ...specs.reward import Reward
+from ...specs.worlds import BUILTIN_WORLDS, locations_of
 from ..compilation import Compilation
 from ..estimates.compute import document_flops
 from ..plan import Input, Job, Mesh, Role, Sources
@@ -39,6 +41,7 @@ def source_urls(spec: Spec) -> dict[str, str]:
         for number, source in enumerate(domain.trajectories):
             if source.path is not None:
                 urls[f"source.{name}.{number}"] = source.path
+        urls |= {f"world.{name}.{field}": url for field, url in locations_of(domain.world, domain.settings).items()}
     return urls
 
 
@@ -63,7 +66,8 @@ class _Lowering:
         jobs = [self.job("import", "import", {**checkpoint, **self.tokenizer}, {})]
         if self.synthesizes:
             writing = {name: _without_rewards(domain) for name, domain in spec.domains.items() if _synthesizes(domain)}
-            jobs.append(self.job("synthesize", "synthesize", dict(self.tokenizer), {"domains": to_json(writing)}))
+            inputs = {**self.tokenizer, **self.worlds(writing)}
+            jobs.append(self.job("synthesize", "synthesize", inputs, {"domains": to_json(writing)}))
         jobs.append(self.training(self.by_id["sft"], "import"))
         for name in self.compilation.order:
             start = self.last_job(spec.teachers[name].start)
@@ -97,7 +101,7 @@ class _Lowering:
 
     def training(self, stage: Stage, start: str) -> Job:
         """An SFT or GRPO job."""
-        inputs = {"model": _model_of(start), **self.tokenizer}
+        inputs = {"model": _model_of(start), **self.tokenizer, **self.worlds(stage.domains)}
         keep = _for_rollouts
         if isinstance(stage.block, Sft):
             inputs |= self.trajectories(stage.domains, stage.block.trajectories)
@@ -117,6 +121,7 @@ class _Lowering:
 
     def distillation(self, stage: Stage) -> Job:
         inputs, routing = self.routed()
+        inputs |= self.worlds(stage.domains)
         return self.stage_job(stage, inputs, {"domains": to_json(self.domains(stage.domains, _for_rollouts)), "routing": routing})
 
     def merging(self, block: Merge) -> Job:
@@ -137,7 +142,8 @@ class _Lowering:
         shared = ("learning_rate", "schedule", "final_lr_fraction", "warmup", "weight_decay", "betas", "clip_norm")
         block: StudentSft = replace(sft, epochs=None, steps=distill.steps, **{name: getattr(distill, name) for name in shared})
         stage = replace(self.by_id["sft"], id="sft_continued", block=block)
-        inputs = {"model": _model_of("sft"), **self.tokenizer, "budget": Input(job="distill", output="result")}
+        budget = Input(job="distill", output="result")
+        inputs = {"model": _model_of("sft"), **self.tokenizer, "budget": budget, **self.worlds(stage.domains)}
         inputs |= self.trajectories(stage.domains, sft.trajectories)
         settings = {"domains": to_json(self.domains(stage.domains, _for_training)), **self.document_flops(block)}
         return self.stage_job(stage, inputs, settings, budget=True)
@@ -155,7 +161,7 @@ class _Lowering:
             own = [name for name in self.spec.domains if owners.get(name) == model] if model in self.spec.teachers else None
             domains = self.domains(own or tuple(self.spec.domains), _for_rollouts)
             settings = {"stage": to_json(evaluate), "stage_type": "Evaluate", "subject": model, "domains": to_json(domains)}
-            inputs = {"model": _model_of(self.last_job(model)), **self.tokenizer}
+            inputs = {"model": _model_of(self.last_job(model)), **self.tokenizer, **self.worlds(domains)}
             jobs.append(self.job(f"evaluate.{model}", "evaluate", inputs, settings))
         return jobs
 
@@ -236,6 +242,18 @@ class _Lowering:
                     inputs["trajectories"] = Input(job="synthesize", output="trajectories")
                 else:
                     inputs[f"source.{domain}.{number}"] = self.source(f"source.{domain}.{number}")
+        return inputs
+
+    def worlds(self, domains: Iterable[str]) -> dict[str, Input]:
+        """What the worlds of these domains read: files of the user's, and the code of those that packages bring."""
+        inputs: dict[str, Input] = {}
+        for name in domains:
+            domain = self.spec.domains[name]
+            for field in locations_of(domain.world, domain.settings):
+                inputs[f"world.{name}.{field}"] = self.source(f"world.{name}.{field}")
+            if domain.world is not None and domain.world not in BUILTIN_WORLDS:
+                key = f"world.{name}.code"
+                inputs[key] = Input(source=key, digest=code_digest(domain.world))
         return inputs
 
     def source(self, key: str) -> Input:

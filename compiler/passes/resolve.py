@@ -5,15 +5,16 @@ from typing import Any
 
 from ...specs.build import Problem, build, suggest, to_json
 from ...specs.hardware import ACCELERATORS
+from ...specs.installed import installed_worlds
 from ...specs.machine import Cluster, Software
 from ...specs.model import Domain, SftPhase, Spec, Teacher
 from ...specs.worlds import BUILTIN_WORLDS
 from ..compilation import Compilation, mistake
+from ..settings import check_settings
 from ..stages import stages
 
 CPU_TORCH = "2.13.0"  # the newest with a wheel for CPUs alone
 GPU_TORCH, GPU_CUDA = "2.15.0", "13.0"
-WORLD_GROUP = "polymath.worlds"  # entry points of users' worlds
 
 
 def resolve(compilation: Compilation) -> Compilation:
@@ -72,15 +73,16 @@ def _resolve_domain(name: str, domain: Domain, mistakes: list[Problem]) -> Domai
         return domain
     settings = BUILTIN_WORLDS.get(domain.world)
     if settings is None:
-        from importlib.metadata import entry_points  # 15 ms that other specs need not wait for
-
-        installed = [point.name for point in entry_points(group=WORLD_GROUP)]
+        installed = installed_worlds()
         if domain.world not in installed:
             known = [*BUILTIN_WORLDS, *installed]
             guess = suggest(domain.world, known)
             fix = f"did you mean `{guess}`?" if guess else f"worlds: {', '.join(f'`{one}`' for one in known)}"
             mistakes.append(mistake("E0311", (*path, "world"), f"no world is called {domain.world!r}", fix))
-        return domain
+            return domain
+        filled, problems = check_settings(domain.world, domain.settings, (*path, "settings"))
+        mistakes.extend(problems)
+        return replace(domain, settings=filled)
     value, problems = build(settings, domain.settings, (*path, "settings"))
     mistakes.extend(problems)
     return domain if problems else replace(domain, settings=to_json(value))

@@ -7,7 +7,7 @@ from ...specs.hardware import ACCELERATORS
 from ...specs.hints import suggest
 from ...specs.machine import EnginePlacement
 from ...specs.model import GrpoPhase, Spec
-from ...specs.worlds import BUILTIN_WORLDS
+from ...specs.worlds import BUILTIN_WORLDS, locations_of
 from ..compilation import Compilation, mistake
 from ..stages import stages
 
@@ -114,6 +114,10 @@ def _check_settings(block: GrpoPhase, path: Path, spec: Spec) -> Iterator[Proble
         domain = spec.domains.get(name)
         world = None if domain is None or domain.world is None else BUILTIN_WORLDS.get(domain.world)
         if domain is not None and world is not None:
+            for field in locations_of(domain.world, block.settings):
+                detail = "a phase plays in the files that its domain names"
+                fix = f"remove it, or write it to `domains.{name}.settings`"
+                yield mistake("E0303", (*path, "settings", field), detail, fix, at_key=True)
             inherited = {key: value for key, value in domain.settings.items() if key not in block.settings}
             yield from build(world, {**inherited, **block.settings}, (*path, "settings"))[1]
 

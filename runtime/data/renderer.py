@@ -69,7 +69,21 @@ class Renderer:
         self._end_of_turn = tokenizer.hf.convert_ids_to_tokens(tokenizer.end_of_turn_id)
         self._segment = lru_cache(SHAPES_CACHED)(self._lay_out)
         self._check_append_only = lru_cache(SHAPES_CACHED)(self._compare_with_template)
+        self._offering: dict[str, Renderer] = {}
         self._probe()
+
+    def offering(self, tools: Sequence[Mapping[str, Any]] | None) -> "Renderer":
+        """The renderer of the same tokenizer that offers these tools; itself where there are none of one's own.
+
+        Raises:
+            UserError: exit code 3; as the constructor does.
+        """
+        if tools is None:
+            return self
+        key = json.dumps(list(tools), allow_nan=False)
+        if key not in self._offering:
+            self._offering[key] = Renderer(self.tokenizer, tools)
+        return self._offering[key]
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """A whole conversation. What follows the last turn that ends it is left out.

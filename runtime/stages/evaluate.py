@@ -22,7 +22,7 @@ from ..report.statistics import wilson
 from ..rewards import outcome_alone
 from ..rollouts import RolloutRequest, collect
 from ..worlds.protocol import Task, World, WorldError
-from ..worlds.registry import make_world
+from ..worlds.registry import open_world
 from .on_policy import derived_seed
 
 PARTS = ".staging-parts"
@@ -41,8 +41,8 @@ def run(context: JobContext) -> None:
     drawn: dict[str, list[Task]] = {}
     for name in names:
         domain = context.setting_of("domains", name, Domain)
-        assert domain.world is not None and domain.limits is not None
-        world = make_world(domain.world, domain.settings)
+        assert domain.limits is not None
+        world = open_world(context, name, domain)
         drawn[name] = heldout_tasks(world, name, stage.episodes, context.plan.seed)
         own = drawn[name][context.rank :: context.world_size]
         trajectories = collect(

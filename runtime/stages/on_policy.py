@@ -33,7 +33,7 @@ from ..judging import open_judge
 from ..ledger import Ledger, LedgerSample
 from ..rollouts import TELL_SECONDS, RolloutProgress, RolloutRequest, Trajectory, collect
 from ..worlds.protocol import Task, WorldError
-from ..worlds.registry import make_world
+from ..worlds.registry import open_world
 
 if TYPE_CHECKING:
     from ..trainer.trainer import PolymathTrainer
@@ -85,7 +85,7 @@ class Actors:
         self.tokenizer = load_tokenizer_folder(self._start)
         self._context = context
         self.domains = domains
-        self.worlds = {name: _world(name, domain) for name, domain in domains.items()}
+        self.worlds = {name: _world(context, name, domain) for name, domain in domains.items()}
         self.renderers = {name: Renderer(self.tokenizer, world.tools) for name, world in self.worlds.items()}
         self.decks: dict[str, PromptDeck] = {}
         self._judge = open_judge(context)
@@ -156,14 +156,14 @@ class ShownRollout:
             self._path.unlink(missing_ok=True)
 
 
-def _world(name: str, domain: Domain) -> Any:
+def _world(context: JobContext, name: str, domain: Domain) -> Any:
     if domain.world is None or domain.prompts is None or domain.limits is None:
         raise UserError(
             f"domain `{name}` cannot be acted in: it lacks `world`, `prompts` or `limits`",
             exit_code=ExitCode.SPEC,
             fix=f"add them under domains.{name}",
         )
-    return make_world(domain.world, domain.settings)
+    return open_world(context, name, domain)
 
 
 Score = Callable[[Sequence[Trajectory]], list[dict[str, Any]]]

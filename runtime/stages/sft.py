@@ -17,7 +17,7 @@ from ..data.sft_data import SftData, SourceFile, read_documents
 from ..data.tokenizers import load_tokenizer_folder
 from ..jobs import JobContext
 from ..losses import sft as loss
-from ..worlds.registry import make_world
+from ..worlds.registry import open_world
 from .training import train
 
 STAGE_TYPES: dict[str, type[Sft]] = {"StudentSft": StudentSft, "SftPhase": SftPhase}
@@ -94,7 +94,7 @@ def _cost(context: JobContext) -> Callable[[int], float]:
 
 def _files(context: JobContext, name: str, domain: Domain, selected: str) -> list[SourceFile]:
     """The files of a domain that the stage trains on."""
-    tools = make_world(domain.world, domain.settings).tools if domain.world is not None else ()
+    tools = open_world(context, name, domain).tools if domain.world is not None else ()
     files = []
     for number, source in enumerate(domain.trajectories):
         if source.name != selected:

@@ -22,7 +22,7 @@ from ..jobs import JobContext
 from ..knowledge.records import TrajectoryRecord
 from ..worlds.demonstrations import demonstrate
 from ..worlds.protocol import Task, World, WorldError
-from ..worlds.registry import make_world
+from ..worlds.registry import open_world
 from .on_policy import derived_seed
 
 PARTS = ".staging-parts"
@@ -95,8 +95,7 @@ def task_order(num_tasks: int, count: int, seed: int) -> list[int]:
 def _assignments(context: JobContext) -> Iterator[Assignment]:
     for name in sorted(context.job.settings["domains"]):
         domain = context.setting_of("domains", name, Domain)
-        assert domain.world is not None
-        world = make_world(domain.world, domain.settings)
+        world = open_world(context, name, domain)
         for source in domain.trajectories:
             if source.synthesize is None:
                 continue

@@ -42,6 +42,8 @@ class TokenCounts:
     def __call__(self, compilation: Any, key: str, source: Any) -> Mapping[str, Any] | None:
         """The quantiles of one file; None where the tokenizer, or what reads it, is not installed here."""
         from ...compiler.lengths import quantiles
+        from ...specs.locations import absolute_url
+        from ...specs.worlds import locations_of
 
         try:
             from ..data.lengths import count_tokens, load_spec_tokenizer
@@ -52,7 +54,8 @@ class TokenCounts:
         if self.tokenizer is None:
             return None
         domain = compilation.spec.domains[key.split(".")[1]]
-        tools = make_world(domain.world, domain.settings).tools if domain.world is not None else ()
+        places = {field: absolute_url(url, compilation.root) for field, url in locations_of(domain.world, domain.settings).items()}
+        tools = make_world(domain.world, {**domain.settings, **places}).tools if domain.world is not None else ()
         counted = count_tokens(self.tokenizer, source, compilation.root, tools)
         return {name: quantiles(values) for name, values in counted.items() if values}
 

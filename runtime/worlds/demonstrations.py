@@ -59,7 +59,7 @@ def _play(world: World, task: Task, solver: Solver) -> TrajectoryRecord:
             instruction=instruction, domain=world.name, key=task.key, verifiers=("outcome",), payload=dict(task.payload)
         ),
         messages=tuple(messages),
-        tools=tuple(world.tools),
+        tools=tuple(world.tools if task.tools is None else task.tools),
         steps=tuple(steps),
         answer=str(messages[-1].get("content") or "") if episode.done else None,
         status="answered" if episode.done else "turns",

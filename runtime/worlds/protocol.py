@@ -25,6 +25,7 @@ class Task:
     world: str
     key: str  # canonical form; two tasks with one key are the same task
     payload: Mapping[str, Any]  # JSON; all that the world needs to start it again
+    tools: Sequence[Mapping[str, Any]] | None = None  # OpenAI function schemas, where they are not the world's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,15 @@ from typing import Any
 
 from ...specs.build import from_json
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.worlds import BUILTIN_WORLDS
-from .base import GraphWorld
+from ...specs.installed import WORLD_GROUP, code_digest
+from ...specs.model import Domain
+from ...specs.worlds import BUILTIN_WORLDS, locations_of
+from ..jobs import JobContext
+from .bfcl.multi_turn import BfclMultiTurnWorld
+from .bfcl.single import BfclWorld
 from .engineering import EngineeringWorld
+from .gsm8k import Gsm8kWorld
+from .ifbench.world import IfBenchWorld
 from .instructions import InstructionsWorld
 from .ledger import LedgerWorld
 from .protocol import World
@@ -23,8 +29,7 @@ from .search import SearchWorld
 from .tools import ToolsWorld
 from .trail import TrailWorld
 
-GROUP = "polymath.worlds"
-CLASSES: Mapping[str, Callable[[Any], GraphWorld]] = {
+CLASSES: Mapping[str, Callable[[Any], World]] = {
     "search": SearchWorld,
     "engineering": EngineeringWorld,
     "science": ScienceWorld,
@@ -33,7 +38,32 @@ CLASSES: Mapping[str, Callable[[Any], GraphWorld]] = {
     "scientific_tools": ScientificToolsWorld,
     "trail": TrailWorld,
     "ledger": LedgerWorld,
+    "gsm8k": Gsm8kWorld,
+    "bfcl": BfclWorld,
+    "bfcl_multi_turn": BfclMultiTurnWorld,
+    "ifbench": IfBenchWorld,
 }
+
+
+def open_world(context: JobContext, name: str, domain: Domain) -> World:
+    """The world of a domain as a job plays in it: its files found through the plan, and held against what was locked.
+
+    Raises:
+        UserError: as `make_world`; or a file, or the code of the package that brings the world, is not the plan's (exit 4).
+    """
+    assert domain.world is not None
+    settings = dict(domain.settings)
+    for field in locations_of(domain.world, settings):
+        settings[field] = context.source(f"world.{name}.{field}")
+        context.verify_source(f"world.{name}.{field}")
+    code = context.job.inputs.get(f"world.{name}.code")
+    if code is not None and code.digest != code_digest(domain.world):
+        raise UserError(
+            f"the code of world `{domain.world}` has changed since the plan was made",
+            exit_code=ExitCode.STALE,
+            fix="compile again, or install the package as it was",
+        )
+    return make_world(domain.world, settings)
 
 
 def make_world(name: str, settings: dict[str, Any]) -> World:
@@ -47,7 +77,7 @@ def make_world(name: str, settings: dict[str, Any]) -> World:
             return CLASSES[name](from_json(BUILTIN_WORLDS[name], settings))
         except ValueError as error:
             raise UserError(f"settings of world `{name}`: {error}", exit_code=ExitCode.SPEC) from error
-    brought = {point.name: point for point in entry_points(group=GROUP)}
+    brought = {point.name: point for point in entry_points(group=WORLD_GROUP)}
     if name in brought:
         try:
             build = brought[name].load()

@@ -1,6 +1,6 @@
 """Every word that the built-in worlds write or read at their default settings; the word-level tokenizer is made of them."""
 
-from ...specs.worlds import BUILTIN_WORLDS
+from ...specs.worlds import DRAWN_WORLDS
 from .base import ERROR
 from .calculator import OPERATORS
 from .engineering import OPERATIONS
@@ -18,7 +18,7 @@ NAMING = ("search", "engineering", "science", "instructions", "tools", "scientif
 
 def tiny_words() -> list[str]:
     """The words, sorted."""
-    settings = {name: cls() for name, cls in BUILTIN_WORLDS.items()}
+    settings = {name: cls() for name, cls in DRAWN_WORLDS.items()}
     words = {str(number) for number in range(NUMBERS)} | set(NAMING) | {ERROR, NOTHING, DONE, NOWHERE, "ok", "to", "of", "and"}
     words |= {"count", "end", "has", "order"} | set(OPERATORS) | set(UNITS) | {formula.quantity for formula in FORMULAS}
     words |= set(names(PEOPLE, settings["search"].entities)) | set(RELATIONS[: settings["search"].relations])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast, get_args, get_origin
 
 from ..build import fields_by_name, is_required, to_json, union_members
-from ..fields import FieldInfo
+from ..fields import LOCATION_FORMAT, FieldInfo
 from ..model import Spec
 from ..worlds import BUILTIN_WORLDS
 
@@ -166,7 +166,7 @@ def _limits(kind: Any, info: FieldInfo | None) -> dict[str, Any]:
     if info is None:
         return {}
     if kind is str:
-        return {"pattern": info.pattern} if info.pattern else {}
+        return {**({"pattern": info.pattern} if info.pattern else {}), **({"format": LOCATION_FORMAT} if info.location else {})}
     if kind not in (int, float):
         return {}
     limits = {

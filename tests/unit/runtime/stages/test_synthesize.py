@@ -13,7 +13,7 @@ from polymath.runtime.worlds.base import is_heldout
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import Model, TrajectorySource
-from polymath.specs.worlds import BUILTIN_WORLDS
+from polymath.specs.worlds import DRAWN_WORLDS
 from stage_contexts import MakeContext, job_of, tools_domain
 
 HABITUAL = TrajectorySource(name="default", synthesize=70, habit_rate=1.0)
@@ -69,7 +69,7 @@ def test_every_pass_over_the_tasks_is_shuffled_anew() -> None:
     assert order == task_order(10, 25, seed=3) and order[:20] == task_order(10, 20, seed=3)
 
 
-@pytest.mark.parametrize("name", sorted(BUILTIN_WORLDS))
+@pytest.mark.parametrize("name", sorted(DRAWN_WORLDS))
 def test_a_written_demonstration_reads_as_the_model_will_act(make_context: MakeContext, name: str) -> None:
     """What SFT learns from a row and what a rollout expects of the same world are the same tokens."""
     domain = {**tools_domain(CLEAN), "world": name, "settings": {}}

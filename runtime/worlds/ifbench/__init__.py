@@ -1,0 +1,1 @@
+"""IFBench (allenai/IFBench): prompts whose constraints a program can check."""
