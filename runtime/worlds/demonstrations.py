@@ -50,7 +50,7 @@ def _play(world: World, task: Task, solver: Solver) -> TrajectoryRecord:
         action = solver.next(observations)
         known = len(episode.steps)
         observations = episode.act(action)
-        steps += _new_steps(episode.steps[known:], len(messages), len(observations))
+        steps += _new_steps(episode.steps[known:], len(messages), observations)
         messages += [action, *observations]
         if episode.done:
             break
@@ -67,13 +67,14 @@ def _play(world: World, task: Task, solver: Solver) -> TrajectoryRecord:
     )
 
 
-def _new_steps(taken: Sequence[Step], place: int, num_observations: int) -> list[StepRecord]:
-    """Records of the steps that one message made; its observations follow it."""
+def _new_steps(taken: Sequence[Step], place: int, observations: Sequence[Message]) -> list[StepRecord]:
+    """Records of the steps that one message made; its observations follow it: a tool's of each call, or what the user says next."""
+    of_calls = [message["role"] == "tool" for message in observations]
     return [
         StepRecord(
             message=place,
-            call=number if number < num_observations else None,
-            observation=place + 1 + number if number < num_observations else None,
+            call=number if number < len(of_calls) and of_calls[number] else None,
+            observation=place + 1 + number if number < len(of_calls) else None,
             verdict=step.verdict,
             readable=step.readable,
         )

@@ -139,9 +139,9 @@ def test_no_reference_call_is_refused_by_its_service():
     errors = []
     for task in world.all_tasks:
         record = demonstrate(world, task, seed=0, habit_rate=0.0, slip_rate=0.0)
-        said = [message["content"] for message in record["messages"] if message["role"] == "tool"]
+        said = [message["content"] for message in record.messages if message["role"] == "tool"]
         errors += [text for text in said if '"error"' in text]
-        assert record["tools"] == list(task.tools) and record["outcome"] == 1.0
+        assert record.tools == tuple(task.tools) and record.reward == 1.0
     assert not errors
 
 
