@@ -11,9 +11,9 @@ from polymath.runtime.worlds.protocol import WorldError
 from polymath.runtime.worlds.registry import CLASSES, make_world
 from polymath.runtime.worlds.vocabulary import tiny_words
 from polymath.specs.diagnostics import ExitCode, UserError
-from polymath.specs.worlds import BUILTIN_WORLDS
+from polymath.specs.worlds import BUILTIN_WORLDS, DATA_WORLDS, DRAWN_WORLDS
 
-every_world = pytest.mark.parametrize("name", sorted(CLASSES))
+every_world = pytest.mark.parametrize("name", sorted(DRAWN_WORLDS))
 
 LARGER: dict[str, dict[str, Any]] = {
     "search": {"entities": 300, "relations": 14, "hops": 4, "results": 3, "page_facts": 5, "corpus_seed": 3},
@@ -51,7 +51,7 @@ def call(name: str, arguments: Any, identity: str = "call_1") -> dict[str, Any]:
 
 
 def test_the_language_and_the_registry_know_the_same_worlds() -> None:
-    assert set(CLASSES) == set(BUILTIN_WORLDS)
+    assert set(CLASSES) == set(BUILTIN_WORLDS) == {*DRAWN_WORLDS, *DATA_WORLDS}
 
 
 @every_world
