@@ -69,6 +69,13 @@ MONITORS = (
         alarm="logprob_gap",
     ),
     Monitor(
+        metric="outside_importance",
+        title="tokens outside the importance bounds",
+        means="Share of the written tokens that the policy gradient leaves out, because engine and trainer differ too much.",
+        remedy="Where it grows, look at the gap of engine and trainer first; `importance` widens the bounds.",
+        is_share=True,
+    ),
+    Monitor(
         metric="routing_agreement",
         title="experts chosen alike",
         means="Share of experts that engine and trainer choose alike for the same token of the same weights.",

@@ -47,16 +47,23 @@ def watch(
     rows = num_per_chunk(head_VH, len(hidden_MH) * support_MK.element_size())
     for first in range(0, len(head_VH), rows):
         logits_Mv = (hidden_MH @ head_VH[first : first + rows].T).to(support_MK.dtype)
-        chunk_M = logits_Mv.logsumexp(dim=-1)
-        chunk_mean_M = ((logits_Mv - chunk_M.unsqueeze(1)).exp_() * logits_Mv).sum(dim=-1)
+        largest_M1 = logits_Mv.amax(dim=-1, keepdim=True)
+        weights_Mv = (logits_Mv - largest_M1).exp_()  # once, for the sum and the mean
+        sum_M = weights_Mv.sum(dim=-1)
+        chunk_M, chunk_mean_M = largest_M1.squeeze(1) + sum_M.log(), weights_Mv.mul_(logits_Mv).sum(dim=-1) / sum_M
         old_M, total_M = total_M, torch.logaddexp(total_M, chunk_M)
         mean_M = mean_M * (old_M - total_M).exp() + chunk_mean_M * (chunk_M - total_M).exp()
 
-        candidates = torch.cat([best_Mk, logits_Mv.masked_fill(is_invalid_V[first : first + rows], -torch.inf)], dim=1)
-        ids_v = torch.arange(first, first + logits_Mv.shape[1], device=head_VH.device)
-        candidate_ids = torch.cat([best_ids_Mk, ids_v.expand(len(best_ids_Mk), -1)], dim=1)
-        best_Mk, places = candidates.topk(min(support_ids_MK.shape[1], candidates.shape[1]), dim=1)
-        best_ids_Mk = candidate_ids.gather(1, places)
+        # Of the chunk alone first: the best so far are few, and putting them beside all logits would copy these.
+        valid_Mv = logits_Mv.masked_fill_(is_invalid_V[first : first + rows], -torch.inf)
+        chunk_best = valid_Mv.topk(min(support_ids_MK.shape[1], valid_Mv.shape[1]), dim=1)
+        best_Mk, best_ids_Mk = (
+            torch.cat([best_Mk, chunk_best.values], dim=1),
+            torch.cat([best_ids_Mk, chunk_best.indices + first], dim=1),
+        )
+        if best_Mk.shape[1] > support_ids_MK.shape[1]:
+            best_Mk, places = best_Mk.topk(support_ids_MK.shape[1], dim=1)
+            best_ids_Mk = best_ids_Mk.gather(1, places)
 
     return Watched(
         coverage_M=(support_MK.logsumexp(dim=-1) - total_M).exp(),

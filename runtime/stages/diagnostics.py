@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 class WatchedTokens:
     """What is summed over watched tokens on every rank, and what follows from the sums."""
 
-    def __init__(self, domains: Sequence[str], invalid_ids: frozenset[int]) -> None:
-        self._domains, self._invalid_ids = domains, invalid_ids
+    def __init__(self, domains: Sequence[str], invalid_ids: frozenset[int], importance: tuple[float, float] | None = None) -> None:
+        """`importance` bounds the trainer's probability over the engine's, where the loss leaves out the tokens outside."""
+        self._domains, self._invalid_ids, self._importance = domains, invalid_ids, importance
 
     def sums(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens") -> dict[str, Tensor]:
         """Sums over the watched tokens of a micro-batch; there may be none."""
@@ -54,12 +55,13 @@ class WatchedTokens:
             tokens.labels_N[watched_N],
             self._invalid_ids,
         )
-        gap_M = (seen.logprob_M - tokens.extras["rollout_logprobs"][watched_N]).abs()
+        log_ratio_M = seen.logprob_M - tokens.extras["rollout_logprobs"][watched_N]
+        gap_M = log_ratio_M.abs()
         is_domain_DM = torch.arange(num_domains, device=domain_M.device).unsqueeze(1) == domain_M
         none_D = gap_M.new_zeros(num_domains)
         bins_M = (seen.coverage_M.clamp(0, 1) * COVERAGE_BINS).long().clamp(0, COVERAGE_BINS - 1)  # NaN counts as some bin
         histogram = torch.bincount(domain_M * COVERAGE_BINS + bins_M, minlength=num_domains * COVERAGE_BINS)
-        return {
+        sums = {
             "watched": torch.bincount(domain_M, minlength=num_domains),
             "coverage_histogram": histogram.view(num_domains, COVERAGE_BINS),
             "coverage": none_D.index_add(0, domain_M, seen.coverage_M),
@@ -68,6 +70,11 @@ class WatchedTokens:
             "logprob_gap": none_D.index_add(0, domain_M, gap_M),
             "logprob_gap_max": F.pad(torch.where(is_domain_DM, gap_M, 0.0), (0, 1)).amax(dim=1),
         }
+        if self._importance is not None:
+            low, high = self._importance
+            is_outside_M = (log_ratio_M.exp() < low) | (log_ratio_M.exp() > high)
+            sums["outside_importance"] = none_D.index_add(0, domain_M, is_outside_M.to(none_D.dtype))
+        return sums
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Of the sums over all ranks: coverage over all domains, and everything by domain."""
@@ -79,8 +86,9 @@ class WatchedTokens:
                 continue
             own = coverage_metrics(histogram[place], coverage[place])
             metrics |= {f"{name}.{domain}": value for name, value in own.items()}
-            for name in ("top_k_overlap", "entropy", "logprob_gap"):
-                metrics[f"{name}.{domain}"] = sums[name][place].item() / watched
+            for name in ("top_k_overlap", "entropy", "logprob_gap", "outside_importance"):
+                if name in sums:
+                    metrics[f"{name}.{domain}"] = sums[name][place].item() / watched
             metrics[f"logprob_gap_max.{domain}"] = sums["logprob_gap_max"][place].item()
         return metrics
 

@@ -67,7 +67,7 @@ class DistillStage:
         self._share = dict.fromkeys(self._domains, 1.0)  # of the batch's weight
         self._valid_ids_U = torch.tensor(actors.tokenizer.valid_ids)
         self._step = 0
-        self._watched = WatchedTokens(self._domains, actors.tokenizer.invalid_ids)
+        self._watched = WatchedTokens(self._domains, actors.tokenizer.invalid_ids, distill_loss.importance_bounds(settings.loss))
         self._alarms = Alarms(batches.context, settings.alarms, self._domains)
 
     def attach(self, trainer: "PolymathTrainer") -> None:

@@ -76,6 +76,11 @@ def unmeasured(settings: Distill) -> tuple[str, ...]:
     return (*without_support, *(("logprob_gap",) if settings.rollouts == "teacher" else ()))
 
 
+def importance_bounds(loss: DistillLoss) -> tuple[float, float] | None:
+    """Between which ratios of the trainer's to the engine's probability a token counts; None where the loss has no bounds."""
+    return loss.importance if loss.estimator == "sampled" and loss.divergence == "reverse_kl" else None
+
+
 def weights(loss: DistillLoss, written: Sequence[int], domains: Sequence[str]) -> list[float]:
     """The weight of one written token of each sample; all tokens' weights sum to 1."""
     if loss.normalize == "domain":

@@ -28,6 +28,7 @@ from polymath.runtime.engines.transformers_engine import TransformersEngine
 from polymath.runtime.jobs import Interrupted, JobContext
 from polymath.runtime.ledger import Ledger
 from polymath.runtime.stages import distill, on_policy
+from polymath.runtime.stages.diagnostics import WatchedTokens
 from polymath.runtime.trainer.build import start_distributed
 from polymath.runtime.trainer.trainer import PolymathTrainer
 
@@ -59,6 +60,7 @@ PARTS = {
     "ledger, writing": (Ledger, "write_part"),
     "ledger, publishing": (Ledger, "publish"),
     "ledger, reading": (Ledger, "read"),
+    "watching": (WatchedTokens, "sums"),
     "packing": (on_policy.OnPolicyBatches, "pack"),
 }
 

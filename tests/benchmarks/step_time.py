@@ -15,6 +15,7 @@ ranks) and on the clock.
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -111,6 +112,7 @@ def _train(way: str, rank: int, case: Case, scratch: Path, turn: Connection) -> 
     from polymath.specs.model import StudentSft
 
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     context = _context(way, rank, case, scratch)
     JobContext.input_folder = lambda _, name: scratch / "start"
     data = _data(case)

@@ -3,7 +3,7 @@
 One comparison, the ways in turn within one process, and the memory of each in a process of its own:
 
     python tests/benchmarks/subset_loss.py [--tokens 512] [--width 256] [--k 64] [--supports alike|apart] [--dtype float32]
-    python tests/benchmarks/subset_loss.py --cosine
+    python tests/benchmarks/subset_loss.py --cosine [RUN]
 
 Supports that are `alike` are drawn with probability falling steeply in the id, as supports of real text overlap; `apart` is the
 worst case, ids drawn evenly from the whole vocabulary. Everything starts from random weights.
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from torch import Tensor
 VOCABULARY = 151_936  # of Qwen3
 THREADS = 2
 ROUNDS = 7
+RANDOM = Path()  # no run
 TRL_TOKENS_AT_MOST = 512  # more take minutes
 
 
@@ -197,24 +198,72 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def cosines(tokens: int = 128, width: int = 256, scale: float = 0.25) -> dict[int, tuple[float, float, float]]:
-    """Per k: cosine of our gradient to that of the full reverse KL, for hidden states and head, and the mean coverage."""
-    generator = torch.Generator().manual_seed(0)
-    hidden_NH = torch.randn(tokens, width, generator=generator).requires_grad_()
-    head_VH = (torch.randn(VOCABULARY, width, generator=generator) * scale).requires_grad_()
-    with torch.no_grad():
-        teacher_NV = ((hidden_NH + 0.3 * torch.randn(tokens, width, generator=generator)) @ head_VH.T).log_softmax(-1)
+Cosines = dict[int, tuple[float, float, float]]
+"""Per k: cosine of our gradient to that of the full reverse KL, for hidden states and head, and the mean coverage."""
+
+
+def cosines(hidden_NH: Tensor, head_VH: Tensor, teacher_NV: Tensor, ks: Sequence[int], invalid_ids: Sequence[int] = ()) -> Cosines:
+    """Of the mean over some tokens.
+
+    Args:
+        teacher_NV: log-probabilities in the whole vocabulary.
+        invalid_ids: ids that no support holds.
+    """
+    hidden_NH, head_VH = (one.detach().requires_grad_() for one in (hidden_NH, head_VH))
     student_NV = (hidden_NH @ head_VH.T).log_softmax(-1)
     full = torch.autograd.grad((student_NV.exp() * (student_NV - teacher_NV)).sum(-1).mean(), (hidden_NH, head_VH))
+    valid_NV = teacher_NV.index_fill(1, torch.tensor(invalid_ids, dtype=torch.int64), -torch.inf)
     found = {}
-    for k in (2, 8, 32, 64, 128, 512):
-        top = teacher_NV.topk(k, dim=-1)
+    for k in ks:
+        top = valid_NV.topk(k, dim=-1)
         loss = subset.token_loss(hidden_NH, head_VH, top.indices, top.values).mean()
         own = torch.autograd.grad(loss, (hidden_NH, head_VH))
         hidden, head = (
             torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() for a, b in zip(own, full, strict=True)
         )
         found[k] = (hidden, head, watch(hidden_NH, head_VH, top.indices, top.indices[:, 0]).coverage_M.mean().item())
+    return found
+
+
+def random_cosines(tokens: int = 128, width: int = 256, scale: float = 0.25) -> Cosines:
+    """Of random weights; the teacher is the student with noise."""
+    generator = torch.Generator().manual_seed(0)
+    hidden_NH = torch.randn(tokens, width, generator=generator)
+    head_VH = torch.randn(VOCABULARY, width, generator=generator) * scale
+    teacher_NV = ((hidden_NH + 0.3 * torch.randn(tokens, width, generator=generator)) @ head_VH.T).log_softmax(-1)
+    return cosines(hidden_NH, head_VH, teacher_NV, (2, 8, 32, 64, 128, 512))
+
+
+@torch.no_grad()
+def trained_cosines(run: Path) -> dict[str, Cosines]:
+    """Of the student of a finished run, as distillation began and as it ended, at the tokens of its first and of its last batch."""
+    from polymath.compiler.plan import read_plan, read_sources
+    from polymath.runtime.data.tokenizers import load_tokenizer_folder
+    from polymath.runtime.jobs import JobContext
+    from polymath.runtime.ledger import Ledger
+    from transformers import AutoModelForCausalLM
+
+    plan, sources = read_plan(run / "plan"), read_sources(run / "plan")
+    job = plan.job("distill")
+    context = JobContext(plan=plan, sources=sources, job=job, run_dir=run, rank=0, world_size=1, barrier=lambda: None)
+    ledger, last = Ledger(context.folder / "batches"), job.settings["stage"]["steps"] - 1
+    invalid_ids = sorted(load_tokenizer_folder(context.input_folder("model")).invalid_ids)
+    teachers = {
+        name: AutoModelForCausalLM.from_pretrained(context.input_folder(f"teacher.{name}"))
+        for name in set(job.settings["routing"].values())
+    }
+    found = {}
+    for when, folder, index in (("begins", context.input_folder("model"), 0), ("ended", context.folder / "model", last)):
+        student = AutoModelForCausalLM.from_pretrained(folder)
+        hidden, logprobs = [], []
+        for sample in ledger.read(index):
+            written_T = torch.tensor(sample.written[1:])
+            ids_1T = torch.tensor([sample.ids])
+            hidden.append(student.model(ids_1T).last_hidden_state[0, :-1][written_T])
+            logprobs.append(teachers[sample.teacher](ids_1T).logits[0, :-1][written_T].log_softmax(-1))
+        with torch.enable_grad():
+            arguments = (torch.cat(hidden), student.lm_head.weight, torch.cat(logprobs))
+            found[f"{when}, {len(arguments[0])} tokens"] = cosines(*arguments, (2, 4, 8, 16, 32, 128), invalid_ids)
     return found
 
 
@@ -231,12 +280,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["ours", "plain", "accumulating"])
     parser.add_argument("--memory-of", choices=WAYS, help="print the memory of one way as JSON and stop")
-    parser.add_argument("--cosine", action="store_true", help="print cosines to the full reverse KL's gradient and stop")
+    parser.add_argument(
+        "--cosine",
+        nargs="?",
+        const=RANDOM,
+        type=Path,
+        metavar="RUN",
+        help="print cosines to the full reverse KL's gradient (of the student of a finished RUN) and stop",
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    if chosen.cosine:
-        for k, (hidden, head, mean) in cosines().items():
-            print(f"k {k:4d}   cosine: hidden {hidden:.4f}, head {head:.4f}   coverage {mean:.4f}")
+    if chosen.cosine is not None:
+        tables = {"random weights": random_cosines()} if chosen.cosine == RANDOM else trained_cosines(chosen.cosine)
+        for title, table in tables.items():
+            print(title)
+            for k, (hidden, head, mean) in table.items():
+                print(f"k {k:4d}   cosine: hidden {hidden:.4f}, head {head:.4f}   coverage {mean:.4f}")
         return
     p = problem(
         tokens=chosen.tokens,

@@ -66,6 +66,23 @@ def test_watched_tokens_of_each_domain_by_hand() -> None:
     assert not [name for name in metrics if name.endswith(".search")]  # nothing of it was watched
 
 
+def test_tokens_outside_the_importance_bounds_by_hand() -> None:
+    given = tokens(
+        domains=[0, 0, 2, 2],
+        watched=[True, True, True, False],
+        support=[[0, 1]] * 4,
+        labels=[0, 3, 1, 2],
+        logprobs=[-0.9163, -2.8026, -1.2040, 50.0],  # ratios 1, exp(0.5) = 1.65 and 1; what is not watched does not count
+    )
+    for importance, science in (((0.5, 2.0), 0.0), ((0.5, 1.6), 0.5), ((1.1, 2.0), 0.5)):
+        watched = WatchedTokens(DOMAINS, frozenset(), importance)
+        metrics = watched.metrics(watched.sums(torch.ones(4, 1), HEAD_VH, given))
+        assert metrics["outside_importance.science"] == pytest.approx(science)
+        assert metrics["outside_importance.tools"] == (1.0 if importance[0] > 1 else 0.0)
+        assert "outside_importance.search" not in metrics
+    assert "outside_importance" not in WatchedTokens(DOMAINS, frozenset()).sums(torch.ones(4, 1), HEAD_VH, given)
+
+
 def test_sums_of_micro_batches_and_ranks_are_the_sums_of_the_batch() -> None:
     watched = WatchedTokens(DOMAINS, frozenset())
     columns = {

@@ -91,6 +91,8 @@ def test_the_loss_of_a_step_is_its_formula_over_plain_forward_passes(
     assert trainer.gradient().abs().max() > 0
     has_support = settings.loss.support.source == "teacher"
     assert ("coverage_mean" in metrics) == ("top_k_overlap.search" in metrics) == has_support
+    has_bounds = settings.loss.estimator == "sampled" and settings.rollouts == "student"
+    assert ("outside_importance.search" in metrics) == has_bounds
     assert metrics["entropy.search"] > 0 and ("logprob_gap.search" in metrics) == (settings.rollouts == "student")
 
 

@@ -38,8 +38,10 @@ class Scripted:
 
     steps = 20
 
-    def __init__(self, factors: Mapping[int, float] | None = None, skipped: tuple[int, ...] = ()) -> None:
-        self.factors, self.skipped = factors or {}, skipped
+    def __init__(
+        self, factors: Mapping[int, float] | None = None, skipped: tuple[int, ...] = (), empty: tuple[int, ...] = ()
+    ) -> None:
+        self.factors, self.skipped, self.empty = factors or {}, skipped, empty
         self.step = 0
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.trainer: PolymathTrainer | None = None
@@ -49,7 +51,7 @@ class Scripted:
         self.step = step
         self.weights[step - 1] = {name: one.detach().clone() for name, one in self.trainer.model_parts[0].state_dict().items()}
         ids = tuple(range(20 + step, 20 + step + 12))
-        weight_T = torch.full((11,), 1 / 22)
+        weight_T = torch.full((11,), 0.0 if step in self.empty else 1 / 22)
         document = Document(ids=ids, written=(False, *[True] * 11), weight_T=weight_T)
         return pack([document, document], LENGTH, rows=2)
 
@@ -153,6 +155,15 @@ def test_tensors_are_summed_over_micro_batches_and_those_named_max_are_not(conte
     for line in _lines(context):
         assert line["seen"] == pytest.approx(1)
         assert line["worst_max"] >= line["loss"] * 0.999
+
+
+def test_a_batch_without_a_token_to_train_moves_no_weight_and_training_goes_on(context: JobContext) -> None:
+    stage = Scripted(empty=(3,))
+    _train(context, stage)
+    assert _equal(stage.weights[2], stage.weights[3])
+    assert not _equal(stage.weights[1], stage.weights[2]) and not _equal(stage.weights[3], stage.weights[4])
+    line = _lines(context)[2]
+    assert (line["step"], line["loss"], line["tokens"]) == (3, 0.0, 0)
 
 
 def test_a_micro_batch_gathers_the_output_head_once(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
