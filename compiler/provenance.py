@@ -124,6 +124,8 @@ def _job_origins(compilation: Compilation, job: Job, spec: Mapping[Path, Origin]
 
     for path, value in leaves(to_json(job.settings)):
         unread = f"lower: not read by a job of kind {job.kind}"
+        if path[0] == "experts_recipe":
+            unread = "lower: Transformer Engine's recipe of `precision.experts.format`, every argument written out"
         from_spec(("settings", *path), value, *_settings_sources(compilation, job, path), otherwise=unread)
     found |= {("settings", name): f"lower: what `{job.id}` is" for name in ("stage_type", "subject") if name in job.settings}
     found[("seed",)] = "lower: sha256 of the spec's `seed` and the job's id"

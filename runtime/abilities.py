@@ -15,7 +15,6 @@ from ..specs.diagnostics import ExitCode, UserError
 from ..specs.machine import Engines
 from .engines.endpoint import endpoint_of
 
-EXPERT_FORMATS = ("float32", "bfloat16")
 ENGINES = ("transformers",)
 DEGREES = ("tensor", "context", "pipeline")
 TRAINED = ("sft", "grpo", "distill")
@@ -62,9 +61,6 @@ def _beyond(job: Job) -> Iterator[str]:
     if job.kind in ACTING:
         yield from (f"engines.{name}: {engine}" for name, engine in _engines(job))
     if job.kind in TRAINED:
-        precision = job.settings.get("precision")
-        if precision and precision["experts"]["format"] not in EXPERT_FORMATS:
-            yield f"precision.experts.format: {precision['experts']['format']}"
         mesh = job.roles["trainer"].mesh
         for name in DEGREES:
             if mesh is not None and getattr(mesh, name) > 1:

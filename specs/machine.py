@@ -193,6 +193,14 @@ class ExpertPrecision:
         default=None,
         examples=("te",),
     )
+    except_layers: tuple[int, ...] = spec_field(
+        "Layers, counted from 0, whose experts are computed in bfloat16 instead of FP8 or MXFP8; naming one changes numerics.",
+        default=(),
+        minimum=0,
+        identity=LABEL,
+        numerics_when=bool,
+        examples=((0, 39),),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from ...specs.reward import Reward
 from ...specs.worlds import BUILTIN_WORLDS, locations_of
 from ..compilation import Compilation
 from ..estimates.compute import document_flops
+from ..experts import recipe_of
 from ..plan import Input, Job, Mesh, Role, Sources
 from ..stages import Block, Stage, stages
 from ..titan import overrides
@@ -182,6 +183,9 @@ class _Lowering:
         environment = {"OMP_NUM_THREADS": "1"} if spec.cluster.accelerator == "cpu" else {}
         trainer = Role(devices=devices, torchrun=torchrun, environment=environment, mesh=mesh)
         shared = {name: to_json(getattr(spec, name)) for name in ("model", "precision", "engines", "checkpoint")}
+        recipe = recipe_of(spec.precision.experts) if mesh is not None else None
+        if recipe is not None:
+            shared["experts_recipe"] = recipe
         needs = sorted({one.job for one in inputs.values() if one.job is not None})
         return Job(
             id=job_id,

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from ...specs.build import Path, Problem, build
 from ...specs.hardware import ACCELERATORS
 from ...specs.hints import suggest
-from ...specs.machine import EnginePlacement
+from ...specs.machine import EnginePlacement, ExpertPrecision
 from ...specs.model import GrpoPhase, Spec
 from ...specs.worlds import BUILTIN_WORLDS, locations_of
 from ..compilation import Compilation, mistake
+from ..experts import SCALED_FORMATS
 from ..stages import stages
 
 STATED_PROCESS_WEIGHT = 0.5
-SCALED_FORMATS = ("fp8_blockwise", "fp8_current", "fp8_delayed", "mxfp8")
 ROLES_OF = {"grpo": ("rollout", "scorer"), "distill": ("rollout", "scorer"), "evaluate": ("rollout",)}
 
 
@@ -23,7 +23,7 @@ def roles(compilation: Compilation) -> Compilation:
         return compilation
     return compilation.with_mistakes(
         *_check_software(spec),
-        *_check_precision(spec),
+        *_check_precision(spec, compilation),
         *_check_judge(spec),
         *_check_phases(spec),
         *_check_served(spec),
@@ -38,7 +38,7 @@ def _check_software(spec: Spec) -> Iterator[Problem]:
         yield mistake("E0303", path, f"a {cluster.accelerator} has no CUDA", "remove it", at_key=True)
 
 
-def _check_precision(spec: Spec) -> Iterator[Problem]:
+def _check_precision(spec: Spec, compilation: Compilation) -> Iterator[Problem]:
     experts, path = spec.precision.experts, ("precision", "experts")
     if experts.format in SCALED_FORMATS and experts.backend is None:
         fix = "add `backend: te`, or `backend: reference` to check Transformer Engine by"
@@ -46,6 +46,24 @@ def _check_precision(spec: Spec) -> Iterator[Problem]:
     if experts.format not in SCALED_FORMATS and experts.backend is not None:
         detail = f"`{experts.format}` is computed by PyTorch alone"
         yield mistake("E0303", (*path, "backend"), detail, "remove it, or write `format: fp8_blockwise`", at_key=True)
+    if experts.except_layers:
+        yield from _check_except_layers(experts, (*path, "except_layers"), compilation)
+
+
+def _check_except_layers(experts: ExpertPrecision, path: Path, compilation: Compilation) -> Iterator[Problem]:
+    """The layers that stay in bfloat16 are layers of the model, and not all of them."""
+    if experts.format not in SCALED_FORMATS:
+        detail = f"no layer's experts are computed in FP8: `format` is `{experts.format}`"
+        yield mistake("E0303", path, detail, "remove it, or write `format: fp8_blockwise`", at_key=True)
+        return
+    layers = compilation.dimensions.layers if compilation.dimensions is not None else None
+    for position, layer in enumerate(experts.except_layers):
+        if layer in experts.except_layers[:position]:
+            yield mistake("E0209", (*path, position), f"{layer} stands in this list already", "remove one of the two")
+        elif layers is not None and layer >= layers:
+            yield mistake("E0205", (*path, position), f"the model has {layers} layers, counted from 0", f"at most {layers - 1}")
+    if layers is not None and set(experts.except_layers) >= set(range(layers)):
+        yield mistake("E0303", path, "it names every layer, so nothing is computed in FP8", "write `format: bfloat16`", at_key=True)
 
 
 def judged(spec: Spec) -> list[tuple[str, str]]:

@@ -50,7 +50,8 @@ def trainer_config(context: JobContext, optimization: Optimization, *, steps: in
     """
     start_folder = context.input_folder("model")
     config = base_config()
-    config.model_spec = model_spec(start_folder, experts_format=context.setting("precision", Precision).experts.format)
+    experts = context.setting("precision", Precision).experts
+    config.model_spec = model_spec(start_folder, experts=experts, recipe=context.job.settings.get("experts_recipe"))
     config.hf_assets_path = str(start_folder)
     config.dump_folder = str(context.folder)
     config.metrics.path = str(context.folder / "metrics.jsonl")

@@ -1,8 +1,9 @@
 """From a Hugging Face folder to a torchtitan model spec, and from torchtitan's weights to transformers' names."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from torchtitan.distributed.pipeline_parallel import pipeline_llm
 from torchtitan.protocols.model_spec import ModelSpec
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...te_kernels.converter import ExpertsConverter
+from ...specs.machine import ExpertPrecision
+from ...te_kernels.converter import ExpertsConverter, scaled_experts
+from ...te_kernels.history import AmaxHistory
+from ...te_kernels.recipe import Recipe, TransformerEngineMissing, load
 from . import bootstrap
 from .attention import document_layout
 from .head import HeadConverter
@@ -37,12 +41,19 @@ def family_of(model_type: str) -> Family:
     return FAMILY
 
 
-def model_spec(model_folder: Path, *, experts_format: Literal["float32", "bfloat16"]) -> ModelSpec:
-    """The torchtitan model of a Hugging Face folder, to be sharded by torchtitan and filled from the folder's safetensors."""
+def model_spec(model_folder: Path, *, experts: ExpertPrecision, recipe: Mapping[str, Any] | None = None) -> ModelSpec:
+    """The torchtitan model of a Hugging Face folder, to be sharded by torchtitan and filled from the folder's safetensors.
+
+    Args:
+        recipe: of a scaled format of experts, as the plan writes it: `name` and `arguments`.
+
+    Raises:
+        UserError: exit code 5 where Transformer Engine is wanted and cannot compute the recipe here.
+    """
     config = json.loads((model_folder / "config.json").read_text())
     family = family_of(config["model_type"])
     model = family.model_config(config)
-    for converter in (ExpertsConverter.Config(format=experts_format), HeadConverter.Config()):
+    for converter in (_experts_converter(experts, recipe), HeadConverter.Config()):
         model = converter.build().convert(model)
 
     def parallelize(model: torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
@@ -63,6 +74,25 @@ def model_spec(model_folder: Path, *, experts_format: Literal["float32", "bfloat
         post_optimizer_build_fn=None,
         state_dict_adapter=family.state_dict_adapter,
     )
+
+
+def _experts_converter(experts: ExpertPrecision, recipe: Mapping[str, Any] | None) -> ExpertsConverter.Config:
+    """Transformer Engine is looked for here, before anything is built."""
+    scaled = Recipe(**recipe) if recipe is not None else None
+    if scaled is not None and experts.backend == "te":
+        try:
+            load(scaled)
+        except TransformerEngineMissing as error:
+            why, _, fix = str(error).partition("\n")
+            raise UserError(why, exit_code=ExitCode.UNFIT, fix=fix.strip()) from error
+    return ExpertsConverter.Config(
+        format=experts.format, backend=experts.backend, recipe=scaled, except_layers=experts.except_layers
+    )
+
+
+def amax_histories(model: torch.nn.Module) -> dict[str, AmaxHistory]:
+    """The state of delayed scaling, by expert layer; empty where another format is trained."""
+    return {name: layer.history for name, layer in scaled_experts(model) if layer.history is not None}
 
 
 def document_inputs(spec: ModelSpec, documents_BL: Tensor) -> dict[str, Any]:

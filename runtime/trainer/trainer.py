@@ -11,7 +11,7 @@ visits.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -24,12 +24,13 @@ from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.trainer import Trainer
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...te_kernels.history import AmaxHistory
 from ..data.batch import PackedBatch, slice_rows
 from ..jobs import Interrupted, JobContext
 from ..monitors import UPDATE_SKIPPED
 from .guard import GuardedOptimizers, require_finite
 from .metrics import StepMetrics
-from .model import document_inputs, transformers_weights
+from .model import amax_histories, document_inputs, transformers_weights
 from .routing import recorded_choices
 
 
@@ -286,6 +287,8 @@ class PolymathTrainer(Trainer):
         What the stage measures is known here, before any weight moves, so that it can stop in time.
         """
         require_finite(self._loss, self.model_parts[0].parameters(), self.step)
+        for history in self._histories.values():
+            history.step(largest_of_ranks)
         self._measured = self._reduced_metrics()
         return not self._measured.get(UPDATE_SKIPPED)
 
@@ -319,8 +322,27 @@ class PolymathTrainer(Trainer):
             found |= {name: piece.view_as(sums[name]) for name, piece in zip(names, pieces, strict=True)}
         return found
 
+    @cached_property
+    def _histories(self) -> dict[str, AmaxHistory]:
+        return amax_histories(self.model_parts[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """torchtitan's, and the state of delayed scaling where experts have one."""
+        histories = {name: history.state_dict() for name, history in self._histories.items()}
+        return {**super().state_dict(), **({"amax_histories": histories} if histories else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for name, history in self._histories.items():
+            history.load_state_dict(state_dict["amax_histories"][name])
+
     def _reduced_metrics(self) -> dict[str, float]:
         return self.stage.summarize(self.reduced(self._sums))
+
+
+def largest_of_ranks(tensor: Tensor) -> None:
+    """Replace a tensor by its element-wise maximum over all ranks. Collective."""
+    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
 
 
 def is_largest(name: str) -> bool:

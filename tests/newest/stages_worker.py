@@ -20,6 +20,7 @@ from polymath.runtime.trainer import bootstrap  # noqa: F401  (before torchtitan
 from polymath.runtime.trainer.build import base_config
 from polymath.runtime.trainer.model import model_spec
 from polymath.runtime.trainer.overrides import apply_overrides
+from polymath.specs.machine import ExpertPrecision
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import CrossEntropyLoss
@@ -64,7 +65,7 @@ def main(plan: Path, job_id: str, start: Path, out: Path) -> None:
     job = read_plan(plan).job(job_id)
     ours = base_config()
     config = Trainer.Config(**{field.name: getattr(ours, field.name) for field in fields(Trainer.Config)})
-    config.model_spec = model_spec(start, experts_format="float32")
+    config.model_spec = model_spec(start, experts=ExpertPrecision(format="float32"))
     for layer in config.model_spec.model.layers:
         layer.attention.inner_attention = ScaledDotProductAttention.Config()  # whole rows: no documents to keep apart
     vocabulary = config.model_spec.model.vocab_size

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from polymath.runtime.trainer.attention import document_layout
 from polymath.runtime.trainer.model import model_spec
+from polymath.specs.machine import ExpertPrecision
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.tensor import DTensor
 from torchtitan.components.loss import CrossEntropyLoss
@@ -33,7 +34,7 @@ ROWS, SEQUENCE_TOKENS = 2, 192
 
 def measure(folder: Path, dims: ParallelDims, compute: str, experts: str, checkpointing: str) -> dict[str, float]:
     """Bytes at the moments when each category is complete."""
-    spec = model_spec(folder, experts_format=experts)  # type: ignore[arg-type]
+    spec = model_spec(folder, experts=ExpertPrecision(format=experts))  # type: ignore[arg-type]
     config = Trainer.Config(
         model_spec=spec,
         loss=CrossEntropyLoss.Config(),

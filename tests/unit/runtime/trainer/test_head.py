@@ -13,6 +13,7 @@ from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.model import model_spec
 from polymath.runtime.trainer.trainer import StageLoss, TrainedTokens
 from polymath.specs.distillation import DistillLoss, Support
+from polymath.specs.machine import ExpertPrecision
 from polymath.specs.model import Model, ModelShape
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )  # fmt: skip
     settings = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:bytes", shape=shape)
     write_random_model(folder, shape, load_tokenizer(settings), seed=5)
-    built = model_spec(folder, experts_format="float32").model.build()
+    built = model_spec(folder, experts=ExpertPrecision(format="float32")).model.build()
     torch.manual_seed(0)
     built.init_weights(buffer_device=None)
     return built

@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from polymath.compiler.experts import recipe_of
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.model import document_inputs, model_spec, transformers_weights
-from polymath.specs.diagnostics import UserError
+from polymath.specs.diagnostics import ExitCode, UserError
+from polymath.specs.machine import ExpertPrecision
 from polymath.specs.model import HybridShape, Model, ModelShape
+from polymath.te_kernels.converter import scaled_experts
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchtitan.distributed.utils import set_spmd_backend
 from transformers import AutoModelForCausalLM
 
 LENGTHS = (5, 17, 1, 9)
+FLOAT32 = ExpertPrecision(format="float32")
 
 
 HYBRID = HybridShape(
@@ -51,7 +55,7 @@ def _write(path: Path, shape: ModelShape) -> Path:
 def ours(folder: Path) -> nn.Module:
     """torchtitan's model with the same weights, not sharded."""
     set_spmd_backend("partial_dtensor")  # as the trainer sets it: the default wants a mesh
-    spec = model_spec(folder, experts_format="float32")
+    spec = model_spec(folder, experts=FLOAT32)
     model = spec.model.build()
     model.init_weights(buffer_device=None)
     adapter = spec.state_dict_adapter(spec.model, str(folder))
@@ -65,7 +69,7 @@ def ours(folder: Path) -> nn.Module:
 def _logits(folder: Path, model: nn.Module, rows: list[list[int]], lengths: list[list[int]]) -> Tensor:
     documents = torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
     positions = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
-    spec = model_spec(folder, experts_format="float32")
+    spec = model_spec(folder, experts=FLOAT32)
     with torch.no_grad():
         return model(torch.tensor(rows), positions=positions, **document_inputs(spec, documents))
 
@@ -83,7 +87,7 @@ def test_the_logits_of_a_packed_document_are_those_of_the_document_alone(folder:
 
 def test_the_full_weights_are_those_of_transformers_by_name_and_value(folder: Path, ours: nn.Module) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-    found = transformers_weights(ours, model_spec(folder, experts_format="float32"))
+    found = transformers_weights(ours, model_spec(folder, experts=FLOAT32))
     assert {name for name in found if not name.startswith("lm_head")} == {name for name in theirs if not name.startswith("lm_head")}
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, theirs[name], atol=0, rtol=0)
@@ -97,7 +101,7 @@ def test_rows_are_as_separate_as_documents(folder: Path, ours: nn.Module) -> Non
 
 
 def test_what_is_trained_comes_back_through_the_folders_own_names(folder: Path, ours: nn.Module, tmp_path: Path) -> None:
-    spec = model_spec(folder, experts_format="float32")
+    spec = model_spec(folder, experts=FLOAT32)
     exported = spec.state_dict_adapter(spec.model, str(folder)).to_hf(dict(ours.state_dict()))
     save_file({name: tensor.contiguous() for name, tensor in exported.items()}, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
@@ -110,10 +114,20 @@ def test_what_is_trained_comes_back_through_the_folders_own_names(folder: Path, 
         )
 
 
+def test_experts_in_fp8_have_the_weights_of_every_family_and_stay_near(folder: Path, ours: nn.Module) -> None:
+    experts = ExpertPrecision(format="fp8_blockwise", backend="reference", except_layers=(1,))
+    model = model_spec(folder, experts=experts, recipe=recipe_of(experts)).model.build()
+    model.load_state_dict(ours.state_dict())
+    assert [name for name, _ in scaled_experts(model)] == [f"layers.{n}.moe.routed_experts.inner_experts" for n in (0, 2, 3)]
+    rows = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(1)).tolist()
+    exact, near = (_logits(folder, one, rows, [[12], [7, 5]]) for one in (ours, model))
+    assert 0 < ((near - exact).norm() / exact.norm()).item() < 0.05
+
+
 def test_a_family_that_is_not_trained_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="'llama' cannot be trained"):
-        model_spec(tmp_path, experts_format="float32")
+        model_spec(tmp_path, experts=FLOAT32)
 
 
 UNSUPPORTED = {
@@ -128,7 +142,7 @@ def test_a_model_that_would_load_and_mean_something_else_is_refused(folder: Path
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match="cannot be trained"):
-        model_spec(tmp_path, experts_format="float32")
+        model_spec(tmp_path, experts=FLOAT32)
 
 
 def test_layers_in_an_irregular_order_are_refused(tmp_path: Path) -> None:
@@ -136,4 +150,12 @@ def test_layers_in_an_irregular_order_are_refused(tmp_path: Path) -> None:
     kinds = ["full_attention", "linear_attention", "linear_attention", "full_attention"]
     (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": kinds}))
     with pytest.raises(UserError, match="layer_types"):
-        model_spec(tmp_path, experts_format="float32")
+        model_spec(tmp_path, experts=FLOAT32)
+
+
+def test_experts_that_transformer_engine_cannot_compute_here_are_refused_with_what_to_do(folder: Path) -> None:
+    experts = ExpertPrecision(format="fp8_blockwise", backend="te")
+    with pytest.raises(UserError, match="cannot compute Float8BlockScaling here") as caught:
+        model_spec(folder, experts=experts, recipe=recipe_of(experts))
+    assert caught.value.exit_code == ExitCode.UNFIT
+    assert "pip install" in str(caught.value.fix)
