@@ -70,17 +70,18 @@ class EngineArithmetic(Arithmetic):
         splits = [one.size(0) for one in rows]
         width = weight[0].size(0 if layout == "TN" else 1)
         out = torch.empty(sum(splits), width, dtype=like.dtype, device=like.device)
-        self._multiply(product, layout, weight, rows, [out], m_splits=splits, single_output=True)
+        self._multiply(product, layout, weight, rows, [out], splits)
         return out
 
     def weight_gradient(self, gradient: list[Any], x: list[Any], dtype: torch.dtype) -> Tensor:
         shape = (len(x), gradient[0].size(1), x[0].size(1))
         out_ENK = torch.empty(shape, dtype=dtype, device=x[0].device)
         splits = [one.size(0) for one in x]
-        self._multiply("wgrad", "NT", x, gradient, list(out_ENK.unbind()), m_splits=splits, single_output=False)
+        self._multiply("wgrad", "NT", x, gradient, list(out_ENK.unbind()), splits)
         return out_ENK
 
-    def _multiply(self, product: str, layout: str, a: list[Any], b: list[Any], out: list[Tensor], **splits: Any) -> None:
+    def _multiply(self, product: str, layout: str, a: list[Any], b: list[Any], out: list[Tensor], splits: list[int]) -> None:
+        """Write the products of all experts, `layout` saying which of the two is transposed, into one matrix or one for each."""
         self.engine.gemm.general_grouped_gemm(
             a,
             b,
@@ -88,9 +89,10 @@ class EngineArithmetic(Arithmetic):
             [None] * len(a),
             out[0].dtype,
             layout=layout,
+            m_splits=splits,
             grad=product != "fprop",
             use_split_accumulator=self.recipe.split_accumulator(product),
-            **splits,
+            single_output=product != "wgrad",
         )
 
     def pack(self, *operands: list[Any]) -> tuple[list[Tensor], Any]:
