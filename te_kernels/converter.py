@@ -21,7 +21,7 @@ from torchtitan.models.common.token_dispatcher import AllToAllTokenDispatcher, L
 from torchtitan.protocols.model import BaseModel, ModelConfigConverter
 
 from .experts import Arithmetic, expert_layer
-from .grouped import EngineArithmetic
+from .grouped import engine_arithmetic
 from .history import AmaxHistory
 from .permute import FusedRoute, pad_groups, permute_fused, unpermute_fused
 from .recipe import Recipe, load
@@ -65,11 +65,11 @@ class ScaledExperts(GroupedExperts):
         super().__init__(config)
         is_delayed = config.recipe.name == "DelayedScaling"
         self.history = AmaxHistory(recipe=config.recipe, experts=config.num_experts) if is_delayed else None
-        self.arithmetic: Arithmetic
-        if config.backend == "te":
-            self.arithmetic = EngineArithmetic(config.recipe, load(config.recipe), self.history)
-        else:
-            self.arithmetic = ReferenceArithmetic(config.recipe, self.history)
+        self.arithmetic: Arithmetic = (
+            engine_arithmetic(config.recipe, self.history)
+            if config.backend == "te"
+            else ReferenceArithmetic(config.recipe, self.history)
+        )
 
     def forward(self, x_RD: Tensor, num_tokens_per_expert_E: Tensor) -> Tensor:
         """[R, D] in the format of the input: each row through the expert it was routed to."""

@@ -8,6 +8,8 @@ What it does not do: run on a CPU. Every name and parameter that is used here is
 (tests/unit/te_kernels/test_contract.py), and the numbers with the reference where there is a GPU (tests/gpu).
 """
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,18 @@ from torch import Tensor
 
 from .experts import Arithmetic
 from .history import AmaxHistory
-from .recipe import Operand, Recipe, TransformerEngine
+from .recipe import BLOCK, Operand, Recipe, TransformerEngine, load
+
+
+def engine_arithmetic(recipe: Recipe, history: AmaxHistory | None) -> "EngineArithmetic":
+    """The fastest arithmetic that this machine has for a recipe.
+
+    Raises:
+        TransformerEngineMissing: it has none.
+    """
+    has_triton = importlib.util.find_spec("triton") is not None  # comes with every torch for CUDA
+    fuses = recipe.name == "Float8BlockScaling" and recipe.arguments["fp8_format"] == "E4M3" and has_triton
+    return (FusedArithmetic if fuses else EngineArithmetic)(recipe, load(recipe), history)
 
 
 class EngineArithmetic(Arithmetic):
@@ -106,3 +119,44 @@ class EngineArithmetic(Arithmetic):
         lengths, storages = structure
         left = iter(self.engine.pytorch.restore_from_saved(storages, list(tensors)))
         return tuple([next(left) for _ in range(length)] for length in lengths)
+
+
+class FusedArithmetic(EngineArithmetic):
+    """As `EngineArithmetic`, by blocks; our kernels quantise rows, in one launch for all experts and SwiGLU in the same pass."""
+
+    def __init__(self, recipe: Recipe, engine: TransformerEngine, history: AmaxHistory | None = None) -> None:
+        super().__init__(recipe, engine, history)
+        self.kernels = importlib.import_module(".fused", __package__)  # imports triton
+
+    def quantize(self, operand: Operand, matrix: Tensor, rows: Sequence[int]) -> list[Any]:
+        if operand.is_weight or matrix.shape[-1] % BLOCK:
+            return super().quantize(operand, matrix, rows)
+        return self._storages(self.kernels.quantize_rows(matrix.contiguous(), rows), matrix)
+
+    def quantize_swiglu(self, h_RH: Tensor, rows: Sequence[int]) -> list[Any]:
+        if h_RH.shape[-1] % (2 * BLOCK):
+            return super().quantize_swiglu(h_RH, rows)
+        return self._storages(self.kernels.quantize_swiglu(h_RH, rows), h_RH)
+
+    def quantize_swiglu_gradient(self, da_RF: Tensor, h_RH: Tensor, rows: Sequence[int]) -> list[Any]:
+        if h_RH.shape[-1] % (2 * BLOCK):
+            return super().quantize_swiglu_gradient(da_RF, h_RH, rows)
+        return self._storages(self.kernels.quantize_swiglu_gradient(da_RF, h_RH, rows), h_RH)
+
+    def _storages(self, blocks: Any, like: Tensor) -> list[Any]:
+        """What the kernels wrote, as Transformer Engine's products read it."""
+        pytorch = self.engine.pytorch
+        quantizer = self._quantizer(Operand.INPUT, 0, like.device)
+        return [
+            pytorch.Float8BlockwiseQTensorStorage(
+                rowwise_data=row_data.view(torch.uint8),
+                rowwise_scale_inv=row_scale_inverse,
+                columnwise_data=column_data.view(torch.uint8),
+                columnwise_scale_inv=column_scale_inverse,
+                fp8_dtype=pytorch.DType.kFloat8E4M3,
+                quantizer=quantizer,
+                is_2D_scaled=False,
+                fake_dtype=like.dtype,
+            )
+            for row_data, row_scale_inverse, column_data, column_scale_inverse in blocks.of_experts()
+        ]

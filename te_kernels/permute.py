@@ -25,7 +25,7 @@ def pad_groups(x_RD: Tensor, rows_E: Tensor, multiple: int) -> tuple[Tensor, Ten
     added_E = (padded_E - rows_E).cumsum(0) - (padded_E - rows_E)  # rows of padding before each group
     position_R = torch.arange(len(x_RD), device=x_RD.device) + added_E.repeat_interleave(rows_E, output_size=len(x_RD))
     padded_PD = x_RD.new_zeros(int(padded_E.sum()), x_RD.shape[1])
-    return padded_PD.index_copy(0, position_R, x_RD), padded_E, position_R
+    return padded_PD.index_copy_(0, position_R, x_RD), padded_E, position_R
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

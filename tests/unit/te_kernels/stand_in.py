@@ -67,6 +67,26 @@ class Storage:
         self.rowwise = None
 
 
+def block_storage(
+    *,
+    rowwise_data: Tensor,
+    rowwise_scale_inv: Tensor,
+    columnwise_data: Tensor,
+    columnwise_scale_inv: Tensor,
+    fp8_dtype: str,
+    quantizer: Quantizer,
+    is_2D_scaled: bool,
+    fake_dtype: torch.dtype,
+) -> Storage:
+    """Rows' scales lie with their blocks first, and what is column-wise lies transposed."""
+    assert not is_2D_scaled and quantizer.block == (128, 1)
+    dtype = FP8[fp8_dtype]
+    return Storage(
+        Quantized(data_RC=rowwise_data.view(dtype), scale_inverse=rowwise_scale_inv.T, block=(1, 128)),
+        Quantized(data_RC=columnwise_data.view(dtype).T, scale_inverse=columnwise_scale_inv, block=(128, 1)),
+    )
+
+
 def prepare_for_saving(*storages: Storage) -> tuple[list[Tensor], list[Any]]:
     tensors, blocks = [], []
     for one in storages:
@@ -138,6 +158,7 @@ def engine(recipe: Recipe) -> TransformerEngine:
     pytorch = SimpleNamespace(
         DType=SimpleNamespace(kFloat8E4M3="e4m3", kFloat8E5M2="e5m2"),
         Float8BlockQuantizer=block_quantizer,
+        Float8BlockwiseQTensorStorage=block_storage,
         Float8CurrentScalingQuantizer=current_quantizer,
         Float8Quantizer=delayed_quantizer,
         MXFP8Quantizer=mx_quantizer,
