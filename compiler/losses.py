@@ -64,6 +64,7 @@ def check_loss(distill: Distill, path: Path) -> Iterator[Problem]:
         yield from _without_effect(loss, here, "importance", "only `estimator: sampled` weights tokens by importance")
     if distill.rollouts == "teacher":
         yield from _unheard(distill, path, ("logprob_gap", "routing_agreement"), "the student's engine does not play")
+        yield from _without_effect(distill, path, "max_policy_lag", "a teacher never changes")
     if loss.support.source == "teacher":
         yield from _check_support(loss, here)
         return

@@ -71,13 +71,23 @@ def _context(plan: Plan, sources: Sources, job_id: str, run_dir: Path, rank: int
             exit_code=ExitCode.UNFIT,
             fix=f"torchrun --nproc-per-node {devices} -m polymath.runtime <plan> --job {job_id}, or change `placement` and compile",
         )
-    return JobContext(plan=plan, sources=sources, job=job, run_dir=run_dir, rank=rank, world_size=world_size, barrier=_barrier)
+    return JobContext(
+        plan=plan, sources=sources, job=job, run_dir=run_dir, rank=rank, world_size=world_size, barrier=_barrier, any_rank=_any_rank
+    )
 
 
 def _barrier() -> None:
     import torch.distributed
 
     torch.distributed.barrier()
+
+
+def _any_rank(flag: bool) -> bool:
+    import torch
+
+    found = torch.tensor(float(flag))
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return bool(found)
 
 
 def _run_job(context: JobContext) -> ExitCode:

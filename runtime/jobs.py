@@ -43,6 +43,7 @@ class JobContext:
     rank: int
     world_size: int
     barrier: Callable[[], None]
+    any_rank: Callable[[bool], bool] = field(default=bool)  # whether it is true on any rank
     cleanup: ExitStack = field(default_factory=ExitStack)
 
     @property

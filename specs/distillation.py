@@ -102,7 +102,11 @@ class Distill(Optimization):
     )
     prompts_per_step: PromptsPerStep = spec_field("Prompts drawn per step.")
     sampling: Sampling = spec_field("How whoever writes is sampled.", default_factory=lambda: Sampling())
-    max_policy_lag: Literal[0] = spec_field("Steps that a rollout's policy may be behind.", default=0)
+    max_policy_lag: Literal[0, 1] = spec_field(
+        "Steps that a rollout's policy may be behind. `1`: the next step's episodes are played and scored while this step trains, "
+        "by the weights before it.",
+        default=0,
+    )
     loss: DistillLoss = spec_field("The loss.")
     alarms: Alarms = spec_field("Alarms.", default_factory=lambda: Alarms(), identity=LABEL, numerics_when=skips_updates)
     diagnostics: Diagnostics = spec_field(

@@ -13,7 +13,8 @@ Steps 4 and 6 have neighbours, other values of `student.distill.loss` (`distill_
 the support's rows of the output head; no logits of the whole vocabulary are computed for it.
 Coverage, the student's mass on the support, is watched at a sample of the tokens: nothing in the loss pushes mass back into it.
 What else is watched, and the alarms: `diagnostics.py`.
-What it does not do: use rewards (they are only reported), temperatures or clipping, or train on old rollouts.
+With `max_policy_lag: 1`, steps 2 to 5 of the next batch happen while this one trains: the student that plays is one step behind.
+What it does not do: use rewards (they are only reported), temperatures or clipping, or train on older rollouts.
 
 Source: Agents-A1 (arXiv 2606.30616), knowledge-action section.
 
@@ -82,13 +83,15 @@ class DistillStage:
         samples = self._batches.batch(
             due,
             version=version,
-            oldest_version=version,
+            oldest_version=max(0, version - self.settings.max_policy_lag),
             requests=self._requests(due),
             score=partial(self._score, step),
             play=self._play_teachers if of_teachers else None,
         )
         self._step = step
         self._metrics = {**rollout_metrics(samples), **domain_metrics(samples), **self._routing_metrics(step, samples)}
+        if self.settings.max_policy_lag and step < self.steps:
+            self._batches.begin(step, version=due, requests=self._requests(step), score=partial(self._score, step + 1))
         written = [sample.num_written for sample in samples]
         weights = distill_loss.weights(loss, written, [sample.domain for sample in samples])
         self._share = dict.fromkeys(self._domains, 0.0)
@@ -97,6 +100,10 @@ class DistillStage:
         watched = watched_tokens(written, loss.coverage_positions, derived_seed("coverage", step))
         documents = distill_documents(samples, self._domains, weights, watched)
         return self._batches.pack(documents, self.settings.sequence_tokens)
+
+    def finish_step(self) -> None:
+        """With `max_policy_lag: 1`, publish the batch that was played meanwhile: every checkpoint has the next batch."""
+        self._batches.finish()
 
     def _routing_metrics(self, step: int, samples: Sequence[LedgerSample]) -> dict[str, float]:
         diagnostics = self.settings.diagnostics

@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from ..data.batch import Document, PackedBatch
 from ..data.packing import bins, pack
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
-from ..engines.protocol import Engine, SamplingSettings
+from ..engines.protocol import Engine, EngineSilent, SamplingSettings
 from ..engines.registry import EngineRole, open_engines
 from ..files import write_json
 from ..jobs import ROLLOUT, JobContext
@@ -181,6 +182,7 @@ class OnPolicyBatches:
         self._trainer: PolymathTrainer | None = None
         self._last: tuple[int, list[LedgerSample]] | None = None
         self._seen: dict[int, Counter[str]] = {}
+        self._ahead: tuple[int, Future[list[LedgerSample]]] | None = None
 
     def attach(self, trainer: "PolymathTrainer") -> None:
         """Take the policy's weights from this trainer."""
@@ -204,6 +206,9 @@ class OnPolicyBatches:
             requests: of all ranks; whole groups stay on one rank.
             play: who plays instead of the policy's current weights.
             score: what a rank adds to its own trajectories, as fields of `LedgerSample`.
+
+        Raises:
+            EngineSilent: on every rank; an engine of one of them is gone, and nothing was published.
         """
         if self._last is None or self._last[0] != index:
             if not self.ledger.exists(index):
@@ -225,16 +230,50 @@ class OnPolicyBatches:
         if self.actors.engine.policy_version != version:
             self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
 
+    def begin(self, index: int, *, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
+        """Start to play and score a batch beside whatever this process does until `finish`; one that is published is left alone.
+
+        Collective. Arguments as those of `batch`.
+        """
+        if self.ledger.exists(index):
+            return
+        self.sync_engine(version)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+        self._ahead = index, pool.submit(self._play_own, index, requests, score, self.actors.play)
+        pool.shutdown(wait=False)
+
+    def finish(self) -> None:
+        """Wait for the batch that was begun, if any, and publish it. Collective.
+
+        Raises:
+            UserError: as `batch`.
+        """
+        if self._ahead is not None:
+            (index, playing), self._ahead = self._ahead, None
+            self._publish(index, playing.result)
+
     def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score, play: Play | None) -> None:
-        context = self.context
         if play is None:
             self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
-            play = self.actors.play
-        own = [number for number, request in enumerate(requests) if request.group % context.world_size == context.rank]
-        trajectories = play([requests[number] for number in own], derived_seed(context.job.seed, index, context.rank))
+        self._publish(index, lambda: self._play_own(index, requests, score, play or self.actors.play))
+
+    def _play_own(self, index: int, requests: Sequence[RolloutRequest], score: Score, play: Play) -> list[LedgerSample]:
+        """This rank's share of a batch, played and scored."""
+        rank, ranks = self.context.rank, self.context.world_size
+        own = [number for number, request in enumerate(requests) if request.group % ranks == rank]
+        trajectories = play([requests[number] for number in own], derived_seed(self.context.job.seed, index, rank))
         scores = score(trajectories)
-        samples = [_sample(number, trajectory, extra) for number, trajectory, extra in zip(own, trajectories, scores, strict=True)]
-        self.ledger.write_part(index, context.rank, samples)
+        return [_sample(number, trajectory, extra) for number, trajectory, extra in zip(own, trajectories, scores, strict=True)]
+
+    def _publish(self, index: int, samples: Callable[[], list[LedgerSample]]) -> None:
+        """Publish what every rank has played; nothing of it if the engine of one of them is gone."""
+        context, silent = self.context, None
+        try:
+            self.ledger.write_part(index, context.rank, samples())
+        except EngineSilent as error:
+            silent = error
+        if context.any_rank(silent is not None):
+            raise silent or EngineSilent("the engine of another rank", "its own message says why")
         context.barrier()
         if context.is_first_rank:
             self.ledger.publish(index, context.world_size)

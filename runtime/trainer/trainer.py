@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,7 +26,9 @@ from torchtitan.trainer import Trainer
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...te_kernels.history import AmaxHistory
+from ..checkpoints.manager import latest_step
 from ..data.batch import PackedBatch, slice_rows
+from ..engines.protocol import EngineSilent
 from ..jobs import Interrupted, JobContext
 from ..monitors import UPDATE_SKIPPED
 from .guard import GuardedOptimizers, require_finite
@@ -60,6 +63,15 @@ class Stage(Protocol):
 
         Where it sets `UPDATE_SKIPPED`, no weight moves.
         """
+        ...
+
+
+@runtime_checkable
+class OverlappingStage(Protocol):
+    """A stage that does something beside training."""
+
+    def finish_step(self) -> None:
+        """The step has moved the weights and is not saved yet: whatever it began is to be finished. Collective."""
         ...
 
 
@@ -224,7 +236,11 @@ class PolymathTrainer(Trainer):
 
     def train_step(self, data_iterator: Iterator[Any]) -> None:
         """One optimizer step on this rank's share of the stage's global batch."""
-        batch = self.stage.next_batch(self.step)
+        try:
+            batch = self.stage.next_batch(self.step)
+        except EngineSilent:
+            self._save_before_leaving(self.step - 1)
+            raise
         micros = self._own(batch)
         self.gradient_accumulation_steps = len(micros)
         self.metrics_processor.tokens = int((batch.loss_weight_BL != 0).sum())
@@ -234,8 +250,16 @@ class PolymathTrainer(Trainer):
         self._loss = torch.zeros((), device=self.device)
         if not batch.loss_weight_BL.any():
             self._pass_over()
-            return
-        super().train_step(iter([({"micro": micro}, micro.labels_BL) for micro in micros]))
+        else:
+            super().train_step(iter([({"micro": micro}, micro.labels_BL) for micro in micros]))
+        if isinstance(self.stage, OverlappingStage):
+            self.stage.finish_step()
+
+    def _save_before_leaving(self, step: int) -> None:
+        """Publish a checkpoint of the last step that was taken, unless there is one. Collective."""
+        self.step = step
+        if latest_step(Path(self.checkpointer.folder)) < step:
+            self.checkpointer.save(step, last_step=True)
 
     def _own(self, batch: PackedBatch) -> list[PackedBatch]:
         """This rank's micro-batches of a global batch."""
