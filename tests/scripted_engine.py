@@ -1,6 +1,6 @@
 """A server on loopback that answers as vLLM's does, from a model that transformers runs; a test may script what goes wrong.
 
-As a process of its own, which can be killed: `python tests/scripted_engine.py FOLDER PORT` serves FOLDER as `model`.
+As a process of its own, which can be killed: `python tests/scripted_engine.py FOLDER PORT DELAY_SECONDS` serves FOLDER as `model`.
 """
 
 import contextlib
@@ -140,5 +140,7 @@ def served(engine: ScriptedEngine, port: int = 0) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    with served(ScriptedEngine(Path(sys.argv[1])), int(sys.argv[2])):
+    behind = ScriptedEngine(Path(sys.argv[1]))
+    behind.delay_seconds = float(sys.argv[3])
+    with served(behind, int(sys.argv[2])):
         threading.Event().wait()

@@ -8,7 +8,8 @@ With `keep_mixed`, `keep_mixed.py` first picks the tasks that prompts are drawn 
      only the KL and the entropy move it;
   4. split the groups into `updates` shares, and for each take one optimizer step on the clipped loss, mean over the written
      tokens of its groups (so a long episode counts more than a short one, and no sample is favoured for being short).
-A share without a single informative group is a batch of zero weights: no weight moves, and it is counted.
+A share without a single informative group is a batch of zero weights: no weight moves, and it is counted; after `MOST_NO_OPS` of
+them in a row the run stops.
 What it does not do: learn a value function, resample prompts until a batch is full, or train on what the policy did not write.
 
 Sources: Shao et al. 2024 (DeepSeekMath); Yu et al. 2025 (DAPO) for the clip, the dropped groups and the mean over tokens.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import Domain, GrpoPhase
 from ..advantages import group_advantages, process_advantages
 from ..data.batch import Document, PackedBatch
@@ -37,6 +39,9 @@ from .training import train
 
 if TYPE_CHECKING:
     from ..trainer.trainer import PolymathTrainer, TrainedTokens
+
+
+MOST_NO_OPS = 100
 
 
 class GrpoStage:
@@ -65,11 +70,11 @@ class GrpoStage:
             score=self._score,
         )
         advantages = self._advantages(samples)
-        if not self.settings.dynamic_sampling:
-            advantages = [advantage or 0.0 for advantage in advantages]
         share = [number for number, sample in enumerate(samples) if sample.group % self.settings.updates == update]
         informative = {samples[number].group for number in share if advantages[number] is not None}
         groups = {samples[number].group for number in share}
+        if not informative:
+            self._require_progress(step)
         self._metrics = {
             **rollout_metrics(samples),
             "groups": float(len(groups)),
@@ -83,9 +88,31 @@ class GrpoStage:
     def _advantages(self, samples: Sequence[LedgerSample]) -> list[float | None]:
         rewards, groups = [sample.reward for sample in samples], [sample.group for sample in samples]
         if self.settings.advantage == "outcome":
-            return group_advantages(rewards, groups)
-        outcomes, processes = [sample.outcome for sample in samples], [sample.process for sample in samples]
-        return process_advantages(rewards, outcomes, processes, groups, self.settings.process_weight)
+            found = group_advantages(rewards, groups)
+        else:
+            outcomes, processes = [sample.outcome for sample in samples], [sample.process for sample in samples]
+            found = process_advantages(rewards, outcomes, processes, groups, self.settings.process_weight)
+        return found if self.settings.dynamic_sampling else [advantage or 0.0 for advantage in found]
+
+    def _require_progress(self, step: int) -> None:
+        """Refuse to go on where no update of a long time had anything to learn from: the ledger knows, whatever was resumed.
+
+        Raises:
+            UserError: exit code 6.
+        """
+        if step < MOST_NO_OPS or not all(self._is_no_op(one) for one in range(step - MOST_NO_OPS + 1, step)):
+            return
+        raise UserError(
+            f"for {MOST_NO_OPS} updates every group of rollouts had one reward: there is nothing to learn from",
+            exit_code=ExitCode.FAILED,
+            fix="make the tasks easier or harder (`settings`, `keep_mixed`), or stop before: lower `steps`",
+        )
+
+    def _is_no_op(self, step: int) -> bool:
+        index, update = divmod(step - 1, self.settings.updates)
+        samples = self._batches.ledger.read(index)
+        pairs = zip(samples, self._advantages(samples), strict=True)
+        return all(advantage is None for sample, advantage in pairs if sample.group % self.settings.updates == update)
 
     def _requests(self, index: int) -> list[RolloutRequest]:
         """Every domain gets the same number of prompts; the first ones get one more where they do not divide."""

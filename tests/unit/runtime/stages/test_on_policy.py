@@ -11,6 +11,7 @@ import torch
 from on_policy_runs import DISTILL, DOMAINS, ROW, TOKENIZER, StubTrainer, distill_stage, make_run
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.monitors import MONITORS
+from polymath.runtime.stages import grpo
 from polymath.runtime.stages.grpo import GrpoStage
 from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches, PromptDeck
 from polymath.runtime.worlds.protocol import Task
@@ -219,6 +220,24 @@ def test_equal_rewards_give_a_defined_batch_that_moves_nothing(context: JobConte
     assert not batch.loss_weight_BL.any()
     assert value == 0.0 and torch.count_nonzero(trainer.gradient()) == 0
     assert metrics["no_op"] == 1.0 and metrics["groups_dropped"] == metrics["groups"] == 2.0
+
+
+def test_a_phase_without_anything_to_learn_from_stops_after_a_while_resumed_or_not(
+    context: JobContext, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo, "MOST_NO_OPS", 3)
+    trainer = StubTrainer(models["student"])
+    stage = _grpo(context, trainer, steps=9)
+    _reward_by(stage, lambda number: number % 2)
+    stage.next_batch(1)
+    stage.next_batch(2)
+    _reward_by(stage, lambda number: 0.5)
+    assert not any(stage.next_batch(step).loss_weight_BL.any() for step in (3, 4))
+    resumed = _grpo(context, trainer, steps=9)
+    _reward_by(resumed, lambda number: 0.5)
+    with pytest.raises(UserError, match="for 3 updates every group of rollouts had one reward") as caught:
+        resumed.next_batch(5)
+    assert caught.value.exit_code == 6
 
 
 def test_equal_groups_are_kept_at_advantage_zero_where_the_spec_says_so(context: JobContext, models: Mapping[str, Path]) -> None:
