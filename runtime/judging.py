@@ -77,7 +77,7 @@ def open_judge(context: JobContext) -> "LanguageModelJudge | None":
         return None
     judge = context.setting("engines", Engines).judge
     assert judge is not None
-    client = JudgeClient(endpoint_of(judge, "engines.judge"), judge.model)
+    client = JudgeClient(endpoint_of(judge, "engines.judge"), judge.model, judge.patience_seconds)
     return LanguageModelJudge(client, VerdictStore(context.folder / "verdicts", context.rank))
 
 

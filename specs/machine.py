@@ -157,6 +157,13 @@ class Service:
         default=False,
         identity=PLACEMENT,
     )
+    patience_seconds: float = spec_field(
+        "Most seconds that an answer is waited for, over all attempts.",
+        default=900.0,
+        unit="seconds",
+        exclusive_minimum=0,
+        identity=PLACEMENT,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

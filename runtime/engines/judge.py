@@ -8,12 +8,13 @@ ever made up.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ...specs.diagnostics import ExitCode, UserError
 from .endpoint import Endpoint, HttpClient, Patience, ServiceFailure, Unreadable, shown
 
-PATIENCE = Patience(attempts=5, unreadable=5, answer_seconds=120.0, total_seconds=600.0)
+PATIENCE = Patience(attempts=5, unreadable=5, answer_seconds=120.0, total_seconds=900.0)
 MOST_BYTES = 1 << 20  # of an answer; a verdict is a few dozen
 AT_ONCE = 8  # questions in flight, per rank
 PATH = "/chat/completions"
@@ -35,9 +36,9 @@ def at_once(action: Callable[[T], None], items: Sequence[T]) -> None:
 class JudgeClient:
     """Asks one endpoint. Safe to use from several threads."""
 
-    def __init__(self, endpoint: Endpoint, model: str) -> None:
+    def __init__(self, endpoint: Endpoint, model: str, patience_seconds: float = PATIENCE.total_seconds) -> None:
         self.model = model
-        self._client = HttpClient(endpoint, PATIENCE, at_once=AT_ONCE)
+        self._client = HttpClient(endpoint, replace(PATIENCE, total_seconds=patience_seconds), at_once=AT_ONCE)
 
     def ask(self, messages: Sequence[Mapping[str, str]], read: Callable[[Any], T]) -> T:
         """The verdict on one question.

@@ -7,6 +7,7 @@ a teacher that is or becomes another model ends the run, and nothing that it sai
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...specs.diagnostics import ExitCode, UserError
@@ -102,5 +103,6 @@ def served_teacher(name: str, service: Service, tokenizer: ChatTokenizer, rows: 
     Raises:
         UserError: exit code 5; the environment does not say where it answers.
     """
-    client = HttpClient(endpoint_of(service, f"{FIELD}.{name}"), PATIENCE, at_once=AT_ONCE, watch=waits)
+    patience = replace(PATIENCE, answer_seconds=service.patience_seconds, total_seconds=service.patience_seconds)
+    client = HttpClient(endpoint_of(service, f"{FIELD}.{name}"), patience, at_once=AT_ONCE, watch=waits)
     return ServedEngine(client, service.model, tokenizer, owner=f"teacher `{name}`", vocabulary=rows)

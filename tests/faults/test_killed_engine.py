@@ -18,10 +18,8 @@ from polymath.runtime.engines.protocol import EngineSilent
 from polymath.runtime.engines.served_engine import ServedEngine
 from polymath.runtime.ledger import Ledger
 from polymath.runtime.stages.distill import DistillStage
-from polymath.runtime.teachers import service
 from polymath.specs.machine import Engines, Service
 
-ENGINES = Engines(scorer="vllm", teachers={name: Service(url_env="KILLED_URL", model="model") for name in ("a", "b")})
 TEACHERS_PLAY = dataclasses.replace(DISTILL, rollouts="teacher")
 SERVER = Path(__file__).parents[1] / "scripted_engine.py"
 DELAY_SECONDS = 0.05  # of every answer, so that there is a middle
@@ -94,10 +92,11 @@ def test_the_step_is_rolled_out_again_or_replayed_and_comes_out_the_same(
     same = {"student": models["student"], "a": models["a"], "b": models["a"]}
     trainer = StubTrainer(models["student"])
 
-    def stage_in(name: str, total_seconds: float) -> DistillStage:
-        monkeypatch.setattr(service, "PATIENCE", dataclasses.replace(service.PATIENCE, total_seconds=total_seconds))
+    def stage_in(name: str, patience_seconds: float) -> DistillStage:
         (tmp_path / name).mkdir(exist_ok=True)
-        return distill_stage(make_run(tmp_path / name, models, monkeypatch, engines=ENGINES), same, trainer, TEACHERS_PLAY)
+        served = Service(url_env="KILLED_URL", model="model", patience_seconds=patience_seconds)
+        engines = Engines(scorer="vllm", teachers={"a": served, "b": served})
+        return distill_stage(make_run(tmp_path / name, models, monkeypatch, engines=engines), same, trainer, TEACHERS_PLAY)
 
     undisturbed = stage_in("undisturbed", 60)
     undisturbed.next_batch(1)
@@ -113,7 +112,7 @@ def test_the_step_is_rolled_out_again_or_replayed_and_comes_out_the_same(
     assert _files(waited._batches.ledger) == expected
 
     # It does not: nothing is published, and a later launch rolls the step out anew.
-    given_up = stage_in("given_up", 1)
+    given_up = stage_in("given_up", 3)
     killed = _kill_in_the_middle(process, given_up)
     with pytest.raises(EngineSilent) as caught:
         given_up.next_batch(1)
@@ -126,7 +125,7 @@ def test_the_step_is_rolled_out_again_or_replayed_and_comes_out_the_same(
     assert _files(again._batches.ledger) == expected
 
     # Once it is published, no engine is asked.
-    replayed = stage_in("given_up", 1)
+    replayed = stage_in("given_up", 3)
     process.kill()
     loss = trainer.loss(replayed, replayed.next_batch(1))[0]
     assert loss == trainer.loss(again, batch)[0] == pytest.approx(loss)

@@ -19,19 +19,18 @@ from typing import Any
 import pytest
 import torch
 from on_policy_runs import StubTrainer, distill_stage, make_run
-from polymath.runtime.engines import endpoint
+from polymath.runtime.engines import endpoint, served_engine
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.launch.events import read_events, wait_lines
 from polymath.runtime.ledger import Ledger
 from polymath.runtime.stages.distill import DistillStage
-from polymath.runtime.teachers import service
+from polymath.specs.build import to_json
 from polymath.specs.diagnostics import ExitCode, UserError
 from polymath.specs.machine import Engines, Service
 from scripted_engine import Change, ScriptedEngine, served
 from scripted_service import serving
 
-ENGINES = Engines(scorer="vllm", teachers={name: Service(url_env=f"{name.upper()}_URL", model="model") for name in ("a", "b")})
-QUICK = dataclasses.replace(service.PATIENCE, answer_seconds=20.0, total_seconds=1.0)
+PATIENT, IMPATIENT = 120.0, 3.0  # seconds
 
 
 @dataclasses.dataclass
@@ -45,7 +44,11 @@ class Run:
     ports: dict[str, int]
     up: dict[str, ExitStack]
 
-    def stage(self) -> DistillStage:
+    def stage(self, patience_seconds: float = PATIENT) -> DistillStage:
+        services = {
+            name: Service(url_env=f"{name.upper()}_URL", model="model", patience_seconds=patience_seconds) for name in self.servers
+        }
+        self.context.job.settings["engines"] = to_json(Engines(scorer="vllm", teachers=services))  # type: ignore[index]
         return distill_stage(self.context, self.models, self.trainer)
 
     @property
@@ -69,8 +72,7 @@ class Run:
 def run(tmp_path: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(endpoint, "LONGEST_WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(service, "PATIENCE", QUICK)
-    context = make_run(tmp_path, models, monkeypatch, engines=ENGINES)
+    context = make_run(tmp_path, models, monkeypatch)
     servers = {name: ScriptedEngine(models[name]) for name in ("a", "b")}
     found = Run(context, StubTrainer(models["student"]), servers, models, {}, {name: ExitStack() for name in servers})
     for name, server in servers.items():
@@ -86,10 +88,10 @@ def _sample_bytes(ledger: Ledger, index: int) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(ledger.path(index).iterdir())}
 
 
-def _refused(run: Run, code: ExitCode, says: str) -> UserError:
+def _refused(run: Run, code: ExitCode, says: str, patience_seconds: float = PATIENT) -> UserError:
     """A start that is refused before anything is rolled out."""
     with pytest.raises(UserError, match=says) as caught:
-        run.stage()
+        run.stage(patience_seconds)
     assert caught.value.exit_code == code and not run.ledger.folder.exists() and run.trainer.syncs == 0
     return caught.value
 
@@ -119,7 +121,7 @@ def test_served_teachers_teach_as_embedded_ones_do(
 
 def test_a_teacher_that_is_down_at_the_start_is_refused_before_anything_is_rolled_out(run: Run) -> None:
     run.stop("b")
-    error = _refused(run, ExitCode.UNFIT, "teacher `b` at http://127.0.0.1:.* cannot be asked for /v1/models: .*refused")
+    error = _refused(run, ExitCode.UNFIT, "teacher `b` at http://127.0.0.1:.* cannot be asked for /v1/models: .*refused", IMPATIENT)
     assert "start it" in str(error.fix)
 
 
@@ -142,7 +144,7 @@ def test_a_teacher_that_comes_back_scores_the_same_step_identically(run: Run, mo
 
 
 def test_a_teacher_that_never_comes_back_ends_the_run_which_can_go_on(run: Run) -> None:
-    stage = run.stage()
+    stage = run.stage(IMPATIENT)
     stage.next_batch(1)
     run.stop("a")
     error = _thrown_away(run, stage, ExitCode.INTERRUPTED, "the engine of teacher `a` at http://127.* does not answer: .*refused")
@@ -158,11 +160,10 @@ def test_a_slow_teacher_is_waited_for_with_a_bound_on_what_is_asked_of_it_and_a_
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "TOLD_SECONDS", 0.2)
-    monkeypatch.setattr(service, "PATIENCE", dataclasses.replace(QUICK, total_seconds=20.0))
     stage = run.stage()
     run.servers["a"].delay_seconds = 0.8  # an answer takes 15 ms
     stage.next_batch(1)
-    assert run.servers["a"].most_at_once <= service.AT_ONCE
+    assert run.servers["a"].most_at_once <= served_engine.AT_ONCE
     waits = [event["cause"] for event in run.events("service_waits") if event["service"] == "teacher `a`"]
     assert set(waits) == {"no answer yet"} and run.events("service_answers")
     assert run.ledger.exists(0)
@@ -280,7 +281,7 @@ def test_scores_that_are_not_of_the_form_are_refused_after_a_few_attempts(run: R
     asked = len(run.servers["a"].asked)
     run.servers["a"].change = change
     _thrown_away(run, stage, ExitCode.FAILED, f"the engine of teacher `a` .* gives no answer that can be used: .*(?:{says})")
-    assert len(run.servers["a"].asked) - asked == QUICK.unreadable
+    assert len(run.servers["a"].asked) - asked == served_engine.PATIENCE.unreadable
     run.servers["a"].change = None
     run.stage().next_batch(2)
 
