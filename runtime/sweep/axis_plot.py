@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..report.charts import WIDTH, Scale, nice_ticks, svg
+from ..report.charts import WIDTH, Scale, nice_ticks, padded, svg
 from ..report.markup import Child, tag
 from .picture import standing_alone
 
@@ -52,7 +52,8 @@ def _panel(
     single = [(run["row"], run["at"], of_run(run)) for run in figures["runs"] if run["measured"]]
     known = [value for value in (*means.values(), *(value for *_, value in single)) if value is not None]
     across = Scale(0, len(points) - 1, left + LEFT + 14, left + width - 24)
-    up = Scale(max(-1.0, min([0.0, *known])), min(2.0, max([1.05, *known])), top + PANEL_HEIGHT - BOTTOM, top + 26)
+    low, high = padded(min([0.95, *known]), max([1.0, *known]))
+    up = Scale(max(-1.0, low), min(2.0, high), top + PANEL_HEIGHT - BOTTOM, top + 26)
     marks: list[Child] = [tag("text", title, x=left + LEFT, y=top + 14, class_="tick")]
     for tick in nice_ticks(up.low, up.high, 5):
         kind = "reference" if tick in (0.0, 1.0) else "grid"
@@ -62,11 +63,13 @@ def _panel(
         marks.append(tag("text", f"{point:g}", x=across(position), y=up.start + 20, class_="tick", text_anchor="middle"))
     for number, row in enumerate(rows):
         kind = KINDS[min(number, len(KINDS) - 1)]
-        line = [(across(place), up(value)) for place, at in enumerate(points) if (value := means[row, at]) is not None]
+        aside = 7 * (number - (len(rows) - 1) / 2)  # so that marks of rows do not hide each other
+        line = [(across(place) + aside, up(value)) for place, at in enumerate(points) if (value := means[row, at]) is not None]
         path = " ".join(f"{'L' if n else 'M'}{x:.1f},{y:.1f}" for n, (x, y) in enumerate(line))
         marks.append(tag("path", d=path, class_=f"whisker line c-{kind}"))
         marks += [_mark(number, x, y, 5) for x, y in line]
-        seeds = [(across(points.index(at)), up(value)) for name, at, value in single if name == row and value is not None]
+        own = [(points.index(at), value) for name, at, value in single if name == row and value is not None]
+        seeds = [(across(place) + aside, up(value)) for place, value in own]
         marks += [_mark(number, x, y, 2) for x, y in seeds]
     return marks
 
