@@ -36,13 +36,13 @@ def require_finite(loss: Tensor, parameters: Iterable[torch.nn.Parameter], step:
 
     Args:
         loss: this rank's share, a scalar.
-        parameters: their gradients are clipped already, so a sum of finite ones is finite: one look at each number suffices.
+        parameters: their gradients are clipped already, so a sum of finite ones is finite.
 
     Raises:
         UserError: on every rank alike.
     """
     gradients = [_local(one.grad) for one in parameters if one.grad is not None]
-    total = torch.stack([one.sum(dtype=torch.float32) for one in gradients]).sum() if gradients else torch.zeros_like(loss)
+    total = torch.zeros_like(loss) if _norm_was_finite(gradients) else torch.stack([one.sum() for one in gradients]).sum()
     bad = torch.stack([~loss.detach().isfinite(), ~total.isfinite()]).to(torch.int32)
     torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
     is_bad_loss, is_bad_gradient = bad.tolist()
@@ -54,6 +54,16 @@ def require_finite(loss: Tensor, parameters: Iterable[torch.nn.Parameter], step:
             fix="lower `learning_rate` or `clip_norm`, or compute in float32; the last checkpoint is sound, and launching again "
             "goes on from there",
         )
+
+
+def _norm_was_finite(gradients: list[Tensor]) -> bool:
+    """Whether one small gradient proves that the norm of all, which clipping multiplied each number by the inverse of, was finite.
+
+    A norm that is not a number leaves nothing else behind, and an infinite one leaves only zeros and what is not a number. So one
+    finite number other than zero shows that every number on every rank is finite, without another pass over all of them.
+    """
+    smallest = min((one for one in gradients if one.numel()), key=Tensor.numel, default=None)
+    return not gradients or (smallest is not None and bool((smallest.isfinite() & (smallest != 0)).any()))
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from polymath.runtime.jobs import JobContext
 from polymath.runtime.monitors import UPDATE_SKIPPED
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.build import build_trainer, start_distributed
+from polymath.runtime.trainer.guard import require_finite
 from polymath.runtime.trainer.trainer import PolymathTrainer, TrainedTokens
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import Model, ModelShape, StudentSft
@@ -181,3 +182,26 @@ def test_a_micro_batch_gathers_the_output_head_once(context: JobContext, monkeyp
     micro_batches = 2 // trainer.config.training.local_batch_size
     assert sorted(gathered) == sorted(list(range(1, stage.steps + 1)) * micro_batches)
     assert isinstance(trainer.model_parts[0].lm_head.weight, DTensor)  # sharded again
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["large", "small"])
+def test_one_bad_number_among_clipped_gradients_is_found_wherever_it_is(bad: float, place: str) -> None:
+    parameters = {"large": torch.nn.Parameter(torch.zeros(64, 64)), "small": torch.nn.Parameter(torch.zeros(8))}
+    for one in parameters.values():
+        one.grad = torch.randn(one.shape)
+    gradient = parameters[place].grad
+    assert gradient is not None
+    gradient.view(-1)[5] = bad
+    torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0, foreach=True)
+    with pytest.raises(UserError, match="a gradient is not a finite number"):
+        require_finite(torch.zeros(()), parameters.values(), step=3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0, 1e30])  # the norm of the last is infinite, so that clipping leaves zeros
+def test_finite_gradients_are_let_through(scale: float) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(64, 64)), torch.nn.Parameter(torch.zeros(8)), torch.nn.Parameter(torch.zeros(0))]
+    for one in parameters:
+        one.grad = torch.randn(one.shape) * scale
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+    require_finite(torch.zeros(()), parameters, step=3)
