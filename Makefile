@@ -8,10 +8,11 @@ BIN := $(VENV)/bin
 RECIPE ?= recipes/agents_a1_tiny.yaml
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 NEWEST := .venv-newest
 NEWEST_TORCH := 2.15.0
 
-.PHONY: help run test test-wheel test-newest lint bench clean
+.PHONY: help run test test-wheel test-newest test-gpu lint bench bench-gpu clean
 
 help:
 	@echo "make run         set up, then train $(RECIPE) through its three stages"
@@ -19,6 +20,8 @@ help:
 	@echo "make test-wheel  build the wheel and test it in an empty environment"
 	@echo "make test-newest try the layouts on torch $(NEWEST_TORCH), in an environment of its own (6 GB)"
 	@echo "make bench       run the benchmarks"
+	@echo "make test-gpu    check FP8 experts on this machine's GPU; installs nothing, and says what is missing"
+	@echo "make bench-gpu   time FP8 experts on this machine's GPU, into expert-bench.json"
 	@echo "make clean       remove the environment and build leftovers (runs are kept)"
 
 run: $(VENV)/.installed
@@ -37,6 +40,13 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/pytest tests/benchmarks --benchmark-only
+
+# A GPU machine may have nothing to install from: these take the environment that is there, with the CUDA torch in it.
+test-gpu:
+	@$(GPU_PYTHON) tests/gpu/checks.py
+
+bench-gpu:
+	@$(GPU_PYTHON) tests/gpu/bench.py
 
 test-wheel: $(VENV)/.installed-dev
 	@echo "wheel: build it, install it into an empty environment and use it from there"
