@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from .fields import LOCATION_FORMAT, spec_field
+from .generators import GENERATOR_WORLDS
 from .installed import properties_of, settings_schema
 
 
@@ -165,7 +166,7 @@ DATA_WORLDS: dict[str, type] = {  # tasks are rows of files that a spec names
     "bfcl_multi_turn": BfclMultiTurnSettings,
     "ifbench": IfBenchSettings,
 }
-BUILTIN_WORLDS: dict[str, type] = {**DRAWN_WORLDS, **DATA_WORLDS}
+BUILTIN_WORLDS: dict[str, type] = {**DRAWN_WORLDS, **DATA_WORLDS, **GENERATOR_WORLDS}
 
 
 def location_settings(world: str | None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path as FilePath
 from ...specs.build import Path, Problem, suggest
 from ...specs.distillation import Distill
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
+from ...specs.generators import GENERATOR_WORLDS
 from ...specs.locations import is_url, local_path, near
 from ...specs.model import Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
 from ...specs.worlds import locations_of
@@ -111,6 +112,9 @@ def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Itera
             if source.format != "openai":
                 detail = "demonstrations are written as chat messages"
                 yield mistake("E0303", (*here, "format"), detail, "remove it: it says how the file of a `path` reads", at_key=True)
+            if not source.tools and domain.world in GENERATOR_WORLDS:
+                detail = f"world `{domain.world}` keeps an episode only where its evidence was looked up"
+                yield mistake("E0303", (*here, "tools"), detail, "remove it", at_key=True)
             continue
         for name, rate in (("habit_rate", source.habit_rate), ("slip_rate", source.slip_rate)):
             if rate:

@@ -44,6 +44,9 @@ CREATE INDEX steps_by_task ON steps (task);
 CREATE TABLE attempts (number INTEGER PRIMARY KEY, task TEXT NOT NULL, last TEXT NOT NULL, accepted INTEGER NOT NULL,
     reason TEXT NOT NULL, record TEXT NOT NULL, digest TEXT NOT NULL UNIQUE);
 CREATE TABLE proposals (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL, attempts INTEGER NOT NULL, counts TEXT NOT NULL);
+CREATE TABLE bands (band INTEGER NOT NULL, bucket BLOB NOT NULL, place INTEGER NOT NULL,
+    PRIMARY KEY (band, bucket, place)) WITHOUT ROWID;
+CREATE TABLE signatures (place INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, signature BLOB NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIRTUAL TABLE texts USING fts5 (name, body, content=nodes, content_rowid=place);
 CREATE VIEW links AS
@@ -157,6 +160,10 @@ class GraphStore:
         self.sql.close()
         if self._keep is not None:
             self._keep.cleanup()
+
+    def keep(self, folder: Any) -> None:
+        """Clean a temporary folder up when the store is closed."""
+        self._keep = folder
 
     def commit(self) -> None:
         """Make what was written durable, all of it or none."""

@@ -21,6 +21,7 @@ NAMES = (
     "report",
     "graph-import",
     "graph-query",
+    "self-play",
     "doctor",
     "schema",
     "completion",

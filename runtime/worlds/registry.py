@@ -11,6 +11,7 @@ from typing import Any
 
 from ...specs.build import from_json
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.generators import GENERATOR_WORLDS
 from ...specs.installed import WORLD_GROUP, code_digest
 from ...specs.model import Domain
 from ...specs.worlds import BUILTIN_WORLDS, locations_of
@@ -52,6 +53,12 @@ def open_world(context: JobContext, name: str, domain: Domain) -> World:
         UserError: as `make_world`; or a file, or the code of the package that brings the world, is not the plan's (exit 4).
     """
     assert domain.world is not None
+    return make_world(domain.world, verified_settings(context, name, domain))
+
+
+def verified_settings(context: JobContext, name: str, domain: Domain) -> dict[str, Any]:
+    """The settings of a domain's world, its files where they lie on this machine; see `open_world`."""
+    assert domain.world is not None
     settings = dict(domain.settings)
     for field in locations_of(domain.world, settings):
         settings[field] = context.source(f"world.{name}.{field}")
@@ -63,7 +70,7 @@ def open_world(context: JobContext, name: str, domain: Domain) -> World:
             exit_code=ExitCode.STALE,
             fix="compile again, or install the package as it was",
         )
-    return make_world(domain.world, settings)
+    return settings
 
 
 def make_world(name: str, settings: dict[str, Any]) -> World:
@@ -77,6 +84,10 @@ def make_world(name: str, settings: dict[str, Any]) -> World:
             return CLASSES[name](from_json(BUILTIN_WORLDS[name], settings))
         except ValueError as error:
             raise UserError(f"settings of world `{name}`: {error}", exit_code=ExitCode.SPEC) from error
+    if name in GENERATOR_WORLDS:
+        from ..knowledge.generators.registry import make_generator  # which imports worlds
+
+        return make_generator(name, settings)
     brought = {point.name: point for point in entry_points(group=WORLD_GROUP)}
     if name in brought:
         try:
@@ -85,7 +96,7 @@ def make_world(name: str, settings: dict[str, Any]) -> World:
             message = f"world `{name}` is installed as `{brought[name].value}`, which does not load: {error}"
             raise UserError(message, exit_code=ExitCode.UNFIT, fix="mend or reinstall the package that brings it") from error
         return build(settings)
-    known = sorted({*CLASSES, *brought})
+    known = sorted({*BUILTIN_WORLDS, *brought})
     close = difflib.get_close_matches(name, known, n=1)
     fix = f"did you mean `{close[0]}`?" if close else f"known worlds: {', '.join(known)}"
     raise UserError(f"no world is called `{name}`", exit_code=ExitCode.SPEC, fix=fix)

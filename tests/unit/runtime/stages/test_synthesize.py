@@ -78,3 +78,18 @@ def test_a_written_demonstration_reads_as_the_model_will_act(make_context: MakeC
     for line in lines(context.folder / "trajectories" / "tools.clean.jsonl"):
         as_written = Renderer(tokenizer, line["tools"]).render(line["messages"])
         assert as_written == Renderer(tokenizer, world.tools).render(line["messages"])
+
+
+def test_a_world_that_writes_its_own_tasks_is_played_with_itself(make_context: MakeContext) -> None:
+    domain = {**tools_domain(TrajectorySource(name="default", synthesize=12, slip_rate=0.1)), "world": "tool_subgraphs"}
+    domain["settings"] = {"people": 40}
+    job = job_of("synthesize", "synthesize", {"domains": {"tools": domain}})
+    contexts = [make_context(job, run="run", rank=rank, world_size=2) for rank in range(2)]
+    for context in reversed(contexts):
+        run(context)
+    folder = contexts[0].folder
+    written = lines(folder / "trajectories" / "tools.default.jsonl")
+    assert len(written) == 12 and all(line["reward"] == 1.0 for line in written)
+    assert not any(is_heldout("tool_subgraphs", line["task"]["key"]) for line in written)
+    found = json.loads((folder / "result.json").read_text())["demonstrations"]["tools.default.jsonl"]
+    assert found["solved"] == 12 and found["self_play"]["accepted"] == 12 and found["self_play"]["refused"]

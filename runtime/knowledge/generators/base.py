@@ -1,0 +1,337 @@
+"""What a generator is: it draws tasks from a region of a graph, serves the tools to solve them, and says what would be wrong with a
+task.
+
+A generator is a world (`worlds/protocol.py`), so that what it makes can be trained on and played in the same spec. Beyond a world
+it answers what the checks of self-play ask (`checks.py`): which answers the instruction admits, whether one lookup gives the
+answer, and whether there is another way around the evidence.
+"""
+
+import json
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Generator as Coroutine
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...worlds.base import ERROR, PATIENCE, Answer, Call, Unreadable, is_heldout, message_of
+from ...worlds.protocol import Message, Split, Step, Task, WorldError
+from ..graph import GraphStore
+from ..records import TaskRecord
+
+WRONG = "none of these"  # an answer that no task of any generator has
+FORCE = "You have no more turns. Answer now with what you know, without a tool."
+COMPACT = "Your context is nearly full. Write down what you know so far and what is left to do; the rest will be forgotten."
+NOTES = "Your notes so far:\n"
+NOTE_CHARACTERS = 160  # of an observation, in the notes of a scripted solver
+
+Acts = Coroutine[Call, str, str]  # yields calls, is sent what each showed, and returns the final answer
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a tool answered: the text, the nodes of the graph that it showed, and the step verifier's word where one applies."""
+
+    text: str
+    evidence: tuple[str, ...] = ()
+    verdict: float | None = None
+
+
+class TaskGenerator(ABC):
+    """Draws tasks from a graph and decides them."""
+
+    name: str
+    tools: Sequence[Mapping[str, Any]] = ()  # OpenAI function schemas
+    verifiers: Mapping[str, str]  # what each checks, by name
+    duplicate_threshold = 0.8  # similarity of instructions from which a task is known already
+    fewest_steps = 2  # that make a process more than one lookup; 0 where a task is solved without tools
+
+    def __init__(self, store: GraphStore, settings: Any) -> None:
+        self.store, self.settings = store, settings
+
+    @classmethod  # noqa: B027  (most corpora are the user's)
+    def furnish(cls, store: GraphStore, settings: Any) -> None:
+        """Fill a graph that holds nothing to draw from with what the generator invents."""
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> TaskRecord | None:
+        """A task from a random region; None where the draw led nowhere."""
+
+    @abstractmethod
+    def serve(self, task: TaskRecord, state: Any, call: Call) -> Shown:
+        """Carry out a call.
+
+        Raises:
+            Unreadable: it makes no sense here; the model sees `error`.
+        """
+
+    @abstractmethod
+    def accepts(self, task: TaskRecord, answer: str, state: Any = None) -> bool:
+        """The outcome verifier."""
+
+    @abstractmethod
+    def admissible(self, task: TaskRecord) -> frozenset[str]:
+        """Every answer that meets what the instruction says, by exhaustion of the graph. Empty: no way leads to one."""
+
+    @abstractmethod
+    def solve(self, task: TaskRecord, rng: random.Random) -> Acts:
+        """The oracle, which solves a task with its tools alone."""
+
+    def one_lookup(self, task: TaskRecord) -> str | None:
+        """How one lookup would give the answer; None where it does not."""
+        return None
+
+    def shortcut(self, task: TaskRecord) -> str | None:
+        """How the answer comes without the evidence; None where it does not."""
+        return None
+
+    def begin(self, task: TaskRecord) -> Any:
+        """The state an episode starts in."""
+        return None
+
+    def opening(self, task: TaskRecord) -> list[Message]:
+        """The messages before the model's first."""
+        return [{"role": "user", "content": task.instruction}]
+
+    def reply(self, task: TaskRecord, state: Any, text: str) -> str | None:
+        """What the simulated user answers to a message without a call; None where the message is the final answer."""
+        return None
+
+    def cited(self, task: TaskRecord, answer: str) -> tuple[str, ...]:
+        """Evidence that an answer itself shows to have been read, where a task is solved without tools."""
+        return ()
+
+    def regressive(self, task: TaskRecord, calls: Sequence[tuple[Call, str]]) -> set[int]:
+        """Places of calls that led nowhere and that nothing later builds on; each is given with what it showed."""
+        return set()
+
+    def described(self, task: TaskRecord) -> list[str]:
+        """The region of a task in words, for a proposer that writes the instruction anew."""
+        nodes = (self.store.node(identity) for identity in task.evidence)
+        return [f"{node.name}: {node.body}" for node in nodes if node is not None]
+
+    def task_of(self, task: Task) -> TaskRecord:
+        """The record that a world's task stands for."""
+        return TaskRecord(**{**task.payload, **{key: tuple(task.payload[key]) for key in ("evidence", "verifiers")}})
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """`count` distinct tasks of a split that pass the checks which need no solver, in an order that the seed decides.
+
+        Raises:
+            WorldError: there are fewer.
+        """
+        from ..checks import task_refusals
+
+        rng = random.Random(f"{self.name}:{split}:{seed}")
+        found: dict[str, Task] = {}
+        fruitless = 0
+        while len(found) < count:
+            if fruitless == PATIENCE:
+                raise WorldError(
+                    f"world `{self.name}` has {len(found)} distinct {split} tasks at these settings, and {count} are asked for",
+                    fix="ask for fewer, or enlarge its graph or its settings",
+                )
+            fruitless += 1
+            task = self.draw(rng)
+            if task is None or task.key in found or not self.is_of(task, split):
+                continue
+            if not task_refusals(self, task):
+                found[task.key] = Task(world=self.name, key=task.key, payload=task.as_json())
+                fruitless = 0
+        return list(found.values())
+
+    def start(self, task: Task) -> "GeneratorEpisode":
+        """A new episode of a task."""
+        return self.start_record(self.task_of(task))
+
+    def start_record(self, task: TaskRecord) -> "GeneratorEpisode":
+        """A new episode of a task as a record."""
+        return GeneratorEpisode(self, task)
+
+    def is_of(self, task: TaskRecord, split: str | None) -> bool:
+        """Whether a task is of a split, where one is asked for."""
+        return split is None or is_heldout(self.name, task.key) == (split == "heldout")
+
+    def demonstrator(self, task: Task, *, seed: int, habit_rate: float, slip_rate: float) -> "ScriptedSolver":
+        """The oracle at rates 0; the habit of an imperfect one is to guess."""
+        return ScriptedSolver(self, self.task_of(task), seed=seed, slip_rate=slip_rate, guess_rate=habit_rate)
+
+
+@dataclass(slots=True)
+class GeneratorEpisode:
+    """A running task of a generator."""
+
+    generator: TaskGenerator
+    task: TaskRecord
+    steps: list[Step] = field(default_factory=list)
+    evidence: list[tuple[str, ...]] = field(default_factory=list)  # nodes that each step showed
+    done: bool = False
+    state: Any = None
+    _answer: str = ""
+
+    def __post_init__(self) -> None:
+        self.state = self.generator.begin(self.task)
+
+    def opening(self) -> list[Message]:
+        """The messages before the model's first."""
+        return self.generator.opening(self.task)
+
+    def act(self, message: Message) -> list[Message]:
+        """Carry out the calls of a message, let the simulated user reply, or take it as the final answer."""
+        if self.done:
+            return []
+        if calls := message.get("tool_calls"):
+            return [self._carry_out(message, call, number) for number, call in enumerate(calls)]
+        text = str(message.get("content") or "").strip()
+        reply = self.generator.reply(self.task, self.state, text)
+        cited = self.generator.cited(self.task, text) if reply is None else ()
+        self._record(message, reply, cited, None, bool(text))
+        if reply is not None:
+            return [{"role": "user", "content": reply}]
+        self.done, self._answer = True, text
+        return []
+
+    def outcome(self) -> float:
+        """1.0 where the outcome verifier accepts the final answer, else 0.0."""
+        return float(self.done and self.generator.accepts(self.task, self._answer, self.state))
+
+    def _carry_out(self, message: Message, raw: Any, number: int) -> Message:
+        readable = True
+        try:
+            shown = self.generator.serve(self.task, self.state, read_call(self.generator.tools, raw))
+        except Unreadable as error:
+            shown, readable = Shown(f"{ERROR}: {error}" if str(error) else ERROR), False
+        self._record(message, shown.text, shown.evidence, shown.verdict, readable)
+        identity = raw.get("id") if isinstance(raw, dict) else None
+        return {"role": "tool", "tool_call_id": identity or f"call_{len(self.steps)}_{number}", "content": shown.text}
+
+    def _record(
+        self, message: Message, observation: str | None, evidence: tuple[str, ...], verdict: float | None, readable: bool
+    ) -> None:
+        # The state is what came before; copying it into every step would make an episode's memory quadratic in its length.
+        self.steps.append(Step(state={}, action=message, observation=observation, verdict=verdict, readable=readable))
+        self.evidence.append(evidence)
+
+
+class ScriptedSolver:
+    """A generator's oracle as a solver, which may be told to slip, or to guess.
+
+    Args:
+        slip_rate: probability of a slip at an act: a call that no tool takes, a wrong answer, or the right one too early.
+        guess_rate: probability of answering at once.
+    """
+
+    def __init__(
+        self, generator: TaskGenerator, task: TaskRecord, *, seed: int, slip_rate: float = 0.0, guess_rate: float = 0.0
+    ) -> None:
+        self._rng = random.Random(f"{seed}:{task.domain}:{task.key}")
+        self._task, self._slip_rate = task, slip_rate
+        self._guesses = self._rng.random() < guess_rate
+        self._acts = generator.solve(task, self._rng)
+        self._pending: Call | str | None = None  # an act that a slip postponed
+        self._started = False
+        self._seen = ""
+        self._number = 0
+        self._notes: list[str] = []
+
+    def next(self, observations: Sequence[Message]) -> Message:
+        """The next message, given the observations since the last one."""
+        for text in (str(one["content"]) for one in observations):
+            if text == FORCE:
+                return {"role": "assistant", "content": "unknown"}
+            if text == COMPACT:
+                return {"role": "assistant", "content": "\n".join(self._notes) or "Nothing yet."}
+            if not text.startswith(NOTES):
+                self._see(text)
+        if self._guesses:
+            return {"role": "assistant", "content": self._rng.choice([self._task.target or WRONG, WRONG])}
+        act = self._onward()
+        if self._rng.random() < self._slip_rate:
+            slip = self._rng.choice(["call", "wrong", "early"])
+            if slip != "call":
+                return {"role": "assistant", "content": WRONG if slip == "wrong" else self._task.target or WRONG}
+            self._pending, act = act, Call("lookup", {"what": "everything"})
+        return self._message(act)
+
+    def _see(self, text: str) -> None:
+        self._seen = text
+        if self._notes and self._notes[-1].endswith(":"):
+            self._notes[-1] += f" {text[:NOTE_CHARACTERS]}"
+
+    def _onward(self) -> Call | str:
+        if self._pending is not None:
+            act, self._pending = self._pending, None
+            return act
+        try:
+            act = self._acts.send(self._seen) if self._started else next(self._acts)
+        except StopIteration as end:
+            return str(end.value)
+        self._started = True
+        return act
+
+    def _message(self, act: Call | str) -> Message:
+        self._number += 1
+        if isinstance(act, str) or not act.name:
+            return message_of(Answer(act if isinstance(act, str) else act.arguments["text"]), self._number)
+        self._notes.append(f"{act.name} {json.dumps(act.arguments, ensure_ascii=False)[:NOTE_CHARACTERS]}:")
+        return message_of(act, self._number)
+
+
+def say(text: str) -> Call:
+    """A message without a call, as an act of an oracle that talks with a simulated user."""
+    return Call("", {"text": text})
+
+
+def read_call(tools: Sequence[Mapping[str, Any]], raw: Any) -> Call:
+    """A call of an assistant message, checked against the tool's schema as far as names and simple types go.
+
+    Raises:
+        Unreadable: no such tool, or arguments that it does not take; the message says what.
+    """
+    try:
+        name, arguments = raw["function"]["name"], raw["function"]["arguments"]
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Unreadable("the call is no JSON") from error
+    schema = next((one["function"]["parameters"] for one in tools if one["function"]["name"] == name), None)
+    if schema is None:
+        raise Unreadable(f"there is no tool {str(name)[:64]}")
+    if not isinstance(arguments, dict) or not set(schema.get("required", ())) <= set(arguments) <= set(schema["properties"]):
+        raise Unreadable(f"{name} takes {', '.join(schema['properties']) or 'nothing'}")
+    return Call(name, {key: _typed(value, schema["properties"][key].get("type"), key) for key, value in arguments.items()})
+
+
+def _typed(value: Any, kind: str | None, name: str) -> Any:
+    if kind == "string" and not isinstance(value, (dict, list)):
+        return str(value)
+    if kind in ("integer", "number"):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise Unreadable(f"{name} is no number") from None
+        if not abs(number) < 1e15:
+            raise Unreadable(f"{name} is too large")
+        return int(number) if number.is_integer() else number
+    if kind in ("string", "array") and not isinstance(value, list):
+        raise Unreadable(f"{name} is no {kind}")
+    return value
+
+
+def tool(name: str, description: str, required: int | None = None, /, **parameters: str) -> dict[str, Any]:
+    """A function schema.
+
+    Args:
+        required: how many of the parameters, from the first, must be given; all of them where left out.
+        parameters: each as "type: description".
+    """
+    properties = {}
+    for key, text in parameters.items():
+        kind, _, what = text.partition(": ")
+        properties[key] = {"type": kind, "description": what} | ({"items": {"type": "string"}} if kind == "array" else {})
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties)[:required],
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}

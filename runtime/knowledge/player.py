@@ -1,0 +1,309 @@
+"""Plays one episode with a bound on everything, and makes it a record.
+
+What it does: takes turns between a solver and a world; compacts a full context; rolls back at the turn cap and asks for an answer
+(both as in the Agents-A1 report); keeps every fault as a status of the record: a tool that hangs, floods, dies or answers bytes, a
+solver that loops or writes nonsense, a verifier that raises.
+What it does not do: end what hangs. A call that is not back in time is left alone in its thread, its episode is over, and after
+`MOST_HUNG` of them the run stops; tools that need ending run in a process of their own (`worlds/sandbox.py`).
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from ...specs.diagnostics import ExitCode, UserError
+from ..data.trajectories import RowError, chat_messages
+from ..worlds.protocol import Episode, Message, Solver
+from .generators.base import COMPACT, FORCE, NOTES
+from .records import StepRecord, TaskRecord, TrajectoryRecord
+
+MOST_HUNG = 8
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What an episode may take."""
+
+    turns: int = 64
+    context_tokens: int = 131_072  # of one context; a fuller one is compacted
+    episode_tokens: int = 1_048_576  # of all contexts together
+    compact_at: float = 0.9  # share of the context that is full before it is compacted
+    message_bytes: int = 256 * 1024  # of a message of the solver
+    observation_bytes: int = 64 * 1024  # of an observation; the rest is cut off, and the observation says so
+    tool_seconds: float = 60.0
+    repeats: int = 3  # the same calls so often in a row are a loop
+
+
+class Restartable(Protocol):
+    """A solver that keeps a context, and must be told when it begins anew."""
+
+    def restart(self, messages: Sequence[Message]) -> None: ...
+
+
+class SolverFailure(Exception):
+    """A solver has no next message; the text says why."""
+
+
+class _Over(Exception):
+    """The episode ends here; the status says why."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def estimate_tokens(text: str) -> int:
+    """A quarter of the bytes: near what byte-pair tokenizers make of English."""
+    return len(text.encode("utf-8", "replace")) // 4
+
+
+@dataclass
+class Player:
+    """Plays episodes one after another.
+
+    Args:
+        count: tokens of a text.
+    """
+
+    bounds: Bounds = field(default_factory=Bounds)
+    count: Callable[[str], int] = estimate_tokens
+    hung: int = 0
+    _worker: "_Worker | None" = None
+
+    def play(self, episode: Episode, task: TaskRecord, tools: Sequence[Any], solver: Solver) -> TrajectoryRecord:
+        """One episode; always a record, whatever happens on the way.
+
+        Raises:
+            UserError: too many calls hang.
+        """
+        game = _Game(self, episode, solver)
+        try:
+            game.run()
+            status = "answered"
+        except _Over as over:
+            status = over.status
+        answered = episode.done and status in ("answered", "forced")
+        reward: float | None = 0.0
+        if answered:
+            try:
+                reward = float(self.guarded(episode.outcome))
+            except _Over as over:
+                status, reward = f"verifier {over.status.removeprefix('tool ')}", None
+        last = game.messages[-1] if game.messages else {}
+        return TrajectoryRecord(
+            task=task,
+            messages=tuple(game.messages),
+            tools=tuple(tools),
+            steps=tuple(game.steps),
+            restarts=tuple(game.restarts),
+            answer=str(last.get("content") or "") if answered else None,
+            status=status,
+            reward=reward,
+            provenance={"tokens": game.tokens, "turns": game.turns},
+        )
+
+    def guarded(self, action: Callable[[], T]) -> T:
+        """Do it in time, whatever it raises.
+
+        Raises:
+            _Over: it did not come back, or raised.
+        """
+        if self._worker is None:
+            self._worker = _Worker()
+        try:
+            return self._worker.do(action, self.bounds.tool_seconds)
+        except TimeoutError:
+            self._worker, self.hung = None, self.hung + 1
+            if self.hung == MOST_HUNG:
+                raise UserError(
+                    f"{MOST_HUNG} tool calls did not come back within {self.bounds.tool_seconds:g} s each",
+                    exit_code=ExitCode.FAILED,
+                    fix="mend the tools or give them more time; what was finished is kept",
+                ) from None
+            raise _Over("tool hung") from None
+        except UserError:
+            raise
+        except Exception as error:  # whatever a tool or verifier raises is what became of the episode
+            raise _Over(f"tool died: {type(error).__name__}") from error
+
+
+class _Game:
+    """An episode in progress."""
+
+    def __init__(self, player: Player, episode: Episode, solver: Solver) -> None:
+        self.player, self.episode, self.solver, self.bounds = player, episode, solver, player.bounds
+        self.messages: list[Message] = []
+        self.steps: list[StepRecord] = []
+        self.restarts: list[int] = []
+        self.tokens = self.context = self.turns = self.repeated = 0
+        self._before: list[Any] | None = None
+
+    def run(self) -> None:
+        """Turns until the world is done.
+
+        Raises:
+            _Over: with the status, where it ends otherwise.
+        """
+        for message in self.player.guarded(self.episode.opening):
+            self._append(message)
+        opening = list(self.messages)
+        observations: list[Message] = []
+        while not self.episode.done:
+            if self.turns == self.bounds.turns:
+                self._force()
+            if self.context > self.bounds.context_tokens * self.bounds.compact_at:
+                observations = self._compact(opening, observations)
+            action = self._next(observations)
+            self.turns += 1
+            before = (len(self.messages), len(self.steps), self.tokens, self.context)
+            observations = self._act(action)
+            self._last_turn = before
+            self._end_loops(action)
+            if self.tokens > self.bounds.episode_tokens:
+                raise _Over("tokens")
+
+    def _force(self) -> None:
+        """Roll back one turn and ask for an answer."""
+        place, steps, self.tokens, self.context = self._last_turn
+        del self.messages[place:], self.steps[steps:]
+        self.restarts = [one for one in self.restarts if one < place]
+        asked = {"role": "user", "content": FORCE}
+        self._append(asked)
+        action = self._next([asked])
+        if action.get("tool_calls"):
+            raise _Over("turns")
+        self._act(action)
+        raise _Over("forced" if self.episode.done else "turns")
+
+    def _compact(self, opening: list[Message], observations: list[Message]) -> list[Message]:
+        """Let the solver write notes, and begin its context anew with them."""
+        asked = {"role": "user", "content": COMPACT}
+        self._append(asked)
+        notes = self._next([*observations, asked])
+        if notes.get("tool_calls"):
+            raise _Over("context")
+        self.steps.append(StepRecord(message=len(self.messages)))
+        self._append(notes)
+        self.restarts.append(len(self.messages))
+        self.context = sum(self._count(message) for message in opening)
+        start = {"role": "user", "content": NOTES + str(notes["content"])}
+        self._append(start)
+        if self.context > self.bounds.context_tokens * self.bounds.compact_at:
+            raise _Over("context")
+        if (restart := getattr(self.solver, "restart", None)) is not None:
+            restart([*opening])
+        return [start]
+
+    def _next(self, observations: Sequence[Message]) -> Message:
+        try:
+            action = self.solver.next(observations)
+        except SolverFailure as failure:
+            raise _Over(f"solver: {failure}") from None
+        if not isinstance(action, dict) or action.get("role") != "assistant":
+            raise _Over("solver: its message is not an assistant's")
+        try:
+            text = json.dumps(action, ensure_ascii=False, allow_nan=False)
+            text.encode()
+            (_, action) = chat_messages({"messages": [{"role": "user", "content": ""}, action]})
+        except (RowError, TypeError, ValueError, RecursionError):
+            raise _Over("solver: nonsense") from None
+        if len(text) > self.bounds.message_bytes:
+            raise _Over("solver: flooded")
+        return action
+
+    def _act(self, action: Message) -> list[Message]:
+        known = len(self.episode.steps)
+        place = len(self.messages)
+        self._append(action)
+        try:
+            given = self.player.guarded(lambda: self.episode.act(action))
+        except _Over:
+            self.steps.append(StepRecord(message=place, call=0 if action.get("tool_calls") else None, readable=False))
+            raise
+        observations = [self._bounded(one) for one in given]
+        shown = getattr(self.episode, "evidence", ())
+        for number, step in enumerate(self.episode.steps[known:]):
+            answered = number < len(observations)
+            evidence = tuple(shown[known + number]) if known + number < len(shown) else ()
+            self.steps.append(
+                StepRecord(
+                    message=place,
+                    call=number if action.get("tool_calls") else None,
+                    observation=place + 1 + number if answered else None,
+                    verdict=step.verdict,
+                    readable=step.readable,
+                    evidence=evidence,
+                )
+            )
+        for observation in observations:
+            self._append(observation)
+        return observations
+
+    def _bounded(self, message: Any) -> Message:
+        """An observation as text of a bounded size, in a role that is not the model's."""
+        if not isinstance(message, dict):
+            message = {"role": "tool", "content": message}
+        content = message.get("content")
+        if isinstance(content, (bytes, bytearray)):
+            content = f"[binary, {len(content)} bytes]"
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=repr)
+        raw = text.encode("utf-8", "replace")
+        if "\x00" in text:
+            raw = f"[binary, {len(raw)} bytes]".encode()
+        if len(raw) > self.bounds.observation_bytes:
+            kept = raw[: self.bounds.observation_bytes].decode("utf-8", "ignore")
+            raw = f"{kept}\n[cut: {len(raw)} bytes]".encode()
+        role = message.get("role") if message.get("role") in ("tool", "user") else "tool"
+        identity = {"tool_call_id": str(message["tool_call_id"])} if message.get("tool_call_id") else {}
+        return {"role": role, "content": raw.decode("utf-8", "replace"), **identity}
+
+    def _end_loops(self, action: Message) -> None:
+        calls = [call["function"] for call in action.get("tool_calls", ())]
+        self.repeated = self.repeated + 1 if calls and calls == self._before else 0
+        self._before = calls
+        if self.repeated + 1 == self.bounds.repeats:
+            raise _Over("looped")
+
+    def _append(self, message: Message) -> None:
+        self.messages.append(message)
+        tokens = self._count(message)
+        self.tokens += tokens
+        self.context += tokens
+
+    def _count(self, message: Message) -> int:
+        texts = [str(message.get("content") or "")]
+        for call in message.get("tool_calls", ()):
+            texts += [str(call["function"]["name"]), str(call["function"]["arguments"])]
+        return sum(self.player.count(text) for text in texts) + 4  # and the template's own
+
+
+class _Worker:
+    """A thread that does one thing after another, and is left alone when one does not end."""
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="tools", daemon=True).start()
+
+    def do(self, action: Callable[[], T], seconds: float) -> T:
+        """Raises TimeoutError where it is not back in time, and what it raises."""
+        self._asked.put(action)
+        try:
+            value, error = self._done.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError from None
+        if error is not None:
+            raise error
+        return value
+
+    def _serve(self) -> None:
+        while True:
+            action = self._asked.get()
+            try:
+                self._done.put((action(), None))
+            except BaseException as error:
+                self._done.put((None, error))

@@ -1,0 +1,149 @@
+"""Roles that models play: the student through an engine, and any OpenAI-compatible endpoint."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from polymath.runtime.cli import main
+from polymath.runtime.data.renderer import Renderer
+from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.engines.endpoint import Patience, endpoint_of
+from polymath.runtime.engines.protocol import Generation, SamplingSettings
+from polymath.runtime.knowledge.endpoint_chat import EndpointChat
+from polymath.runtime.knowledge.generators.registry import make_generator
+from polymath.runtime.knowledge.graph import GraphStore
+from polymath.runtime.knowledge.records import read_records
+from polymath.runtime.knowledge.roles import EngineChat, Roles
+from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from polymath.specs.diagnostics import UserError
+from polymath.specs.machine import Service
+from polymath.specs.model import Model
+from scripted_service import send, serving
+
+QUICK = Patience(attempts=2, unreadable=2, answer_seconds=5.0, total_seconds=10.0)
+
+
+def oracle_message(generator: Any, messages: Sequence[Any]) -> dict[str, Any]:
+    """What the oracle would say next in a conversation."""
+    asked = messages[0]["content"]
+    task = next(one for one in generator.drawn if one.instruction == asked)
+    acts = generator.solve(task, None)
+    try:
+        act = next(acts)
+        for message in messages[1:]:
+            if message["role"] == "tool":
+                act = acts.send(message["content"])
+    except StopIteration as end:
+        return {"role": "assistant", "content": str(end.value)}
+    function = {"name": act.name, "arguments": json.dumps(act.arguments)}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+
+
+def remembering(generator: Any) -> Any:
+    """The generator, which keeps what it drew."""
+    generator.drawn = []
+    draw = generator.draw
+
+    def drawing(rng: Any) -> Any:
+        task = draw(rng)
+        if task is not None:
+            generator.drawn.append(task)
+        return task
+
+    generator.draw = drawing
+    return generator
+
+
+def chains(path: Path) -> Any:
+    return remembering(make_generator("scientific_chains", {}, GraphStore.create(path)))
+
+
+def endpoint(url: str, **more: Any) -> EndpointChat:
+    service = Service(url_env="MODEL_URL", model="m", **more)
+    return EndpointChat(endpoint_of(service, "test", {"MODEL_URL": url, "MODEL_KEY": "secret"}), "m", patience=QUICK)
+
+
+def test_an_endpoint_solves_with_tools_and_its_tokens_are_counted(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+
+    def reply(handler: Any, question: dict[str, Any]) -> None:
+        assert question["tools"] == list(generator.tools) and handler.headers["Authorization"] == "Bearer secret"
+        message = oracle_message(generator, question["messages"])
+        usage = {"prompt_tokens": 7, "completion_tokens": 3}
+        send(handler, json.dumps({"choices": [{"message": message}], "usage": usage}).encode())
+
+    with serving(reply) as url:
+        report = self_play(generator, Roles(solver=endpoint(url, key_env="MODEL_KEY")), Goal(accepted=3))
+    assert report.accepted == 3 and report.tokens == 10 * sum(
+        one["role"] == "assistant" for record in accepted(generator) for one in record.messages
+    )
+    assert all(record.provenance["solver"] == "EndpointChat" for record in accepted(generator))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"hello", b"{}", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}', b"[" * 100_000, b"\xff\xfe"],
+)
+def test_an_endpoint_that_answers_nonsense_is_an_outcome(body: bytes, tmp_path: Path) -> None:
+    with serving(lambda handler, question: send(handler, body)) as url:
+        report = self_play(chains(tmp_path / "a.sqlite"), Roles(solver=endpoint(url)), Goal(accepted=1, attempts=1, patience=2))
+    assert report.accepted == 0 and report.attempts > 0
+    assert report.statuses == {"solver: the endpoint wrote nonsense": report.attempts}
+
+
+def test_an_endpoint_that_refuses_stops_the_run_which_goes_on_later(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+    said = {"count": 0}
+
+    def reply(handler: Any, question: dict[str, Any]) -> None:
+        said["count"] += 1
+        message = oracle_message(generator, question["messages"])
+        if said["count"] == 12:
+            send(handler, b'{"error": "no credit"}', status=402)
+        else:
+            send(handler, json.dumps({"choices": [{"message": message}]}).encode())
+
+    with serving(reply) as url:
+        with pytest.raises(UserError, match="402"):
+            self_play(generator, Roles(solver=endpoint(url)), Goal(accepted=4))
+        report = self_play(generator, Roles(solver=endpoint(url)), Goal(accepted=4))
+    assert report.accepted == 4 and len({record.task.key for record in accepted(generator)}) == 4
+
+
+def test_the_student_solves_through_the_engine_protocol(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+    renderer = Renderer(load_tokenizer(Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:bytes")), generator.tools)
+
+    class Student:
+        """An engine that has learnt the oracle by heart; now and then a turn does not end."""
+
+        turns = 0
+
+        def generate(self, prompts: Sequence[Sequence[int]], *, limits: Any, stop_ids: Any, **_: Any) -> list[Generation]:
+            text = renderer.tokenizer.decode(list(prompts[0]))
+            messages = [{"role": "user", "content": text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]}]
+            for part in text.split("<tool_response>")[1:]:
+                messages.append({"role": "tool", "content": part.split("</tool_response>")[0]})
+            ids = renderer.turn(oracle_message(generator, messages))
+            self.turns += 1
+            return [Generation(ids=tuple(ids), logprobs=(0.0,) * len(ids), stopped=self.turns % 7 != 0)]
+
+    chat = EngineChat(Student(), lambda tools: renderer, SamplingSettings(temperature=1.0, top_p=1.0), 256, seed=0)
+    report = self_play(generator, Roles(solver=chat), Goal(accepted=3, attempts=3))
+    assert report.accepted == 3 and report.statuses["solver: cut off"] > 0
+
+
+def test_the_command_line_plays_writes_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph, output = str(tmp_path / "a.sqlite"), str(tmp_path / "a.jsonl")
+    assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--accepted", "5", "--set", "people=30"]) == 0
+    first = list(read_records(output))
+    assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--accepted", "8", "--set", "people=30", "--json"]) == 0
+    assert [record.id for record in read_records(output)][:5] == [record.id for record in first]
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["written"] == 8
+    assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--accepted", "9", "--set", "people=31"]) == 3
+    assert main(["self-play", "tool_subgraphs", str(tmp_path / "b.sqlite"), "-o", output, "--set", "peopel=3"]) == 3
+    assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--solver", "NOWHERE_URL:m"]) == 5
+    assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--most-money", "3"]) == 64

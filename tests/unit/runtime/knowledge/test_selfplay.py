@@ -1,0 +1,159 @@
+"""Self-play: what is accepted passed every check, a kill loses and doubles nothing, budgets hold, and models play the roles."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from polymath.runtime.knowledge.branches import attempts
+from polymath.runtime.knowledge.checks import CHECKS
+from polymath.runtime.knowledge.generators.registry import make_generator
+from polymath.runtime.knowledge.graph import GraphStore
+from polymath.runtime.knowledge.player import SolverFailure
+from polymath.runtime.knowledge.roles import Budget, Reply, Roles
+from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from polymath.specs.diagnostics import UserError
+
+IMPERFECT = Roles(slip_rate=0.1, guess_rate=0.2)
+
+
+def chains(path: Path) -> Any:
+    return make_generator("scientific_chains", {}, GraphStore.create(path))
+
+
+class Says:
+    """A chat model that says what it is told to, then the last thing again."""
+
+    def __init__(self, *texts: Any) -> None:
+        self.texts, self.asked = list(texts), []
+
+    def reply(self, messages: Sequence[Any], tools: Sequence[Any]) -> Reply:
+        self.asked.append(list(messages))
+        text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
+        if isinstance(text, Exception):
+            raise text
+        message = text(messages) if callable(text) else {"role": "assistant", "content": text}
+        return Reply(message=message, read_tokens=100, written_tokens=10)
+
+
+def test_what_is_accepted_passed_every_check_and_failures_stay_as_failed_branches(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+    report = self_play(generator, IMPERFECT, Goal(accepted=40))
+    assert report.accepted == 40 and sum(report.outcomes.values()) == report.proposed
+    assert report.refused["answered"] and report.refused["consulted"] and set(report.refused) <= set(CHECKS)
+    kept, refused = list(accepted(generator)), list(attempts(generator.store, accepted=False))
+    assert len(kept) == 40 and len({record.task.key for record in kept}) == 40
+    assert len(kept) + len(refused) == report.attempts
+    assert all(record.reward == 1.0 and record.provenance["checks"] == "passed" for record in kept)
+    assert all(record.provenance["refused"] in CHECKS for record in refused)
+    assert not any("lookup" in json.dumps(record.messages) for record in kept), "calls that no tool takes are trimmed"
+    assert any(record.provenance.get("trimmed") for record in kept)
+
+
+def test_a_kill_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from polymath.runtime.knowledge.generators.registry import make_generator
+from polymath.runtime.knowledge.graph import GraphStore
+from polymath.runtime.knowledge.roles import Roles
+from polymath.runtime.knowledge.selfplay import Goal, self_play
+generator = make_generator("scientific_chains", {}, GraphStore.create(Path(sys.argv[1])))
+roles = Roles(slip_rate=0.1, guess_rate=0.2)
+self_play(generator, roles, Goal(accepted=150), on_progress=lambda report: print(report.proposed, flush=True))
+"""
+    kills = 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed.sqlite")], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for number, _ in enumerate(process.stdout):
+            if number == 40 + kills:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        process.stdout.close()
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    killed, whole = chains(tmp_path / "killed.sqlite"), chains(tmp_path / "whole.sqlite")
+    self_play(whole, IMPERFECT, Goal(accepted=150))
+    assert [one.line() for one in attempts(killed.store)] == [one.line() for one in attempts(whole.store)]
+    rows = "SELECT number, outcome, attempts FROM proposals ORDER BY number"
+    assert killed.store.sql.execute(rows).fetchall() == whole.store.sql.execute(rows).fetchall()
+
+
+def test_self_play_of_something_else_does_not_go_on_in_a_graph(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+    self_play(generator, Roles(), Goal(accepted=2))
+    with pytest.raises(UserError, match="another seed"):
+        self_play(generator, Roles(), Goal(accepted=4, seed=1))
+    assert self_play(generator, Roles(), Goal(accepted=4)).accepted == 4
+
+
+def test_it_gives_up_where_too_little_is_accepted(tmp_path: Path) -> None:
+    report = self_play(chains(tmp_path / "a.sqlite"), Roles(guess_rate=1.0), Goal(accepted=3, patience=5))
+    assert report.accepted == 0 and report.proposed == 15 and "15 proposals gave 0" in report.stopped
+    assert report.refused["consulted"] == report.attempts
+
+
+def test_budgets_of_tokens_and_money_stop_it_and_it_goes_on_with_more(tmp_path: Path) -> None:
+    for number, bound in enumerate(({"tokens": 1000}, {"money": 0.01, "read_price": 10.0})):
+        generator = chains(tmp_path / f"{number}.sqlite")
+        solver = Says("unknown")
+        report = self_play(generator, Roles(solver=solver, budget=Budget(**bound)), Goal(accepted=5))
+        assert "1100 of 1000 tokens are used" in report.stopped or "are spent" in report.stopped
+        assert len(solver.asked) == 10 and report.attempts <= 10
+        more = self_play(
+            generator, Roles(solver=solver, budget=Budget(**{**bound, "tokens": 2000, "money": 1.0})), Goal(accepted=5)
+        )
+        assert more.attempts > report.attempts and more.tokens >= report.tokens
+
+
+def test_requests_are_spread_over_time() -> None:
+    budget = Budget(requests_per_minute=1200)
+    start = time.monotonic()
+    for _ in range(5):
+        budget.wait()
+    assert time.monotonic() - start >= 0.2
+
+
+def test_a_model_s_instruction_is_checked_like_any_other_and_nonsense_is_an_outcome(tmp_path: Path) -> None:
+    def names_the_answer(messages: Any) -> dict[str, Any]:
+        question = json.loads(messages[-1]["content"])
+        return {"role": "assistant", "content": json.dumps({"instruction": f"{question['draft']} It is {question['target']} ."})}
+
+    def rewords(messages: Any) -> dict[str, Any]:
+        draft = json.loads(messages[-1]["content"])["draft"]
+        return {"role": "assistant", "content": json.dumps({"instruction": draft.replace("What is", "Say what is")})}
+
+    report = self_play(chains(tmp_path / "a.sqlite"), Roles(proposer=Says(names_the_answer)), Goal(accepted=2, patience=3))
+    assert report.accepted == 0 and report.refused["unambiguous"] == report.attempts > 0
+    nonsense = Says("}{", '{"instruction": 3}', "[" * 9999, SolverFailure("cut off"), '{"other": "x"}')
+    report = self_play(chains(tmp_path / "b.sqlite"), Roles(proposer=nonsense), Goal(accepted=2, patience=3))
+    assert report.outcomes["nonsense"] + report.outcomes["nothing drawn"] == report.proposed == 6
+    generator = chains(tmp_path / "c.sqlite")
+    assert self_play(generator, Roles(proposer=Says(rewords)), Goal(accepted=2)).accepted == 2
+    assert all(record.task.instruction.startswith("Say what is") for record in accepted(generator))
+
+
+def test_a_model_verifier_can_only_refuse(tmp_path: Path) -> None:
+    yes, no, noise = Says('{"accept": true}'), Says('{"accept": false}'), Says("sure!")
+    assert self_play(chains(tmp_path / "a.sqlite"), Roles(verifier=yes), Goal(accepted=2)).accepted == 2
+    for number, verifier in enumerate((no, noise)):
+        report = self_play(chains(tmp_path / f"{number}.sqlite"), Roles(verifier=verifier), Goal(accepted=2, patience=2))
+        assert report.accepted == 0 and report.refused["verifier"] == report.attempts
+    guessing = Roles(verifier=Says('{"accept": true}'), guess_rate=1.0)
+    assert self_play(chains(tmp_path / "c.sqlite"), guessing, Goal(accepted=2, patience=2)).accepted == 0
+
+
+def test_a_task_that_is_nearly_an_earlier_one_is_known(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+    generator.duplicate_threshold = 0.5
+    report = self_play(generator, Roles(), Goal(accepted=20, patience=20))
+    assert report.outcomes["known"] > 0
