@@ -92,7 +92,7 @@ class LongContext(TaskGenerator):
         documents.append(f"{' '.join(rng.sample(_FILL, 2))}. {rule}.")
         rng.shuffle(documents)
         amounts = [entry[2] for entry in entries]
-        others = [entry[2] for one in places[1:] for entry in self._entries[one] if entry[2] not in amounts]
+        others = sorted({entry[2] for one in places[1:] for entry in self._entries[one]} - set(amounts))
         choices = [*amounts, *rng.sample(others, 2)]
         rng.shuffle(choices)
         text = "\n".join(f"[{number}] {document}" for number, document in enumerate(documents, start=1))
