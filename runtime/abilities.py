@@ -16,7 +16,7 @@ from ..specs.machine import Engines
 from .engines.endpoint import endpoint_of
 
 ENGINES = ("transformers",)
-DEGREES = ("tensor", "context", "pipeline")
+DEGREES = ("context", "pipeline")
 TRAINED = ("sft", "grpo", "distill")
 ACTING = ("grpo", "distill", "evaluate")
 GPU_DEVICES = ("/dev", "nvidia[0-9]*")

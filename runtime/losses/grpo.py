@@ -7,13 +7,16 @@ What it does not do: normalise rewards (`advantages.py`), drop groups or weight 
 Sources: Shao et al. 2024 (DeepSeekMath), equation 3, for the surrogate and its KL estimator; Yu et al. 2025 (DAPO), section 3.1,
 for the asymmetric clip.
 
-Shapes: N selected positions, V vocabulary.
+Shapes: N selected positions, V vocabulary (or the ids of this rank's shard).
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .logprobs import logprobs_and_entropy
+from .shard import WHOLE, WholeVocabulary
 
 LARGEST_LOG_RATIO = 20.0  # exp(20) is 5e8: far outside any clip range, and still finite in float32
 
@@ -39,6 +42,7 @@ def token_loss(
     reference_logprobs_N: Tensor | None = None,
     reference_kl: float = 0.0,
     entropy: float = 0.0,
+    shard: WholeVocabulary = WHOLE,
 ) -> GrpoTerms:
     """The loss `-min(r A, clip(r, 1 - low, 1 + high) A) + reference_kl KL - entropy H` of each token.
 
@@ -52,8 +56,7 @@ def token_loss(
         reference_kl: weight of the KL term.
         entropy: weight of the entropy bonus.
     """
-    logprobs_NV = logits_NV.float().log_softmax(dim=-1)
-    logprob_N = logprobs_NV.gather(1, labels_N[:, None]).squeeze(1)
+    logprob_N, entropy_N = logprobs_and_entropy(logits_NV, labels_N, shard)
 
     ratio_N = _bounded_exp(logprob_N - rollout_logprobs_N)
     low, high = clip
@@ -68,14 +71,8 @@ def token_loss(
         kl_N = _bounded_exp(log_ratio_N) - 1 - log_ratio_N
         loss_N = loss_N + reference_kl * kl_N
 
-    # A token whose logit is -inf has probability 0 and adds 0 to the entropy; 0 * -inf would be NaN.
-    finite_NV = torch.where(logprobs_NV.isfinite(), logprobs_NV, torch.zeros_like(logprobs_NV))
     if entropy:
-        entropy_N = -(logprobs_NV.exp() * finite_NV).sum(dim=-1)
         loss_N = loss_N - entropy * entropy_N
-    else:
-        with torch.no_grad():
-            entropy_N = -(logprobs_NV.exp() * finite_NV).sum(dim=-1)
 
     return GrpoTerms(
         loss_N=loss_N,

@@ -1,16 +1,19 @@
 """What is watched of a student at some of the tokens it wrote. Nothing here is optimised, and nothing has a gradient.
 
-Each of these needs every logit, so it is measured at a sample of the tokens, reading the head once and some rows at a time.
+Each of these needs every logit, so it is measured at a sample of the tokens, reading the head once and some rows at a time; on a
+shard (`shard.py`) each rank reads its own rows, and all ranks see the same.
 
-Shapes: M watched tokens, H hidden width, V vocabulary, v rows of the head at a time, K tokens of the support.
+Shapes: M watched tokens, H hidden width, V vocabulary (or the rows of this rank's shard), v rows of the head at a time, K tokens of
+the support.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .shard import WHOLE, WholeVocabulary
 from .subset import num_per_chunk, support_logits
 
 
@@ -26,7 +29,12 @@ class Watched:
 
 @torch.no_grad()
 def watch(
-    hidden_MH: Tensor, head_VH: Tensor, support_ids_MK: Tensor, next_ids_M: Tensor, invalid_ids: Collection[int] = ()
+    hidden_MH: Tensor,
+    head_VH: Tensor,
+    support_ids_MK: Tensor,
+    next_ids_M: Tensor,
+    invalid_ids: Collection[int] = (),
+    shard: WholeVocabulary = WHOLE,
 ) -> Watched:
     """Look at every logit of some tokens; nothing of size [M, V] is built.
 
@@ -35,15 +43,15 @@ def watch(
         next_ids_M: int64, the token that was written.
         invalid_ids: ids that no support holds; they are not among the student's most likely ones either.
     """
-    support_MK = support_logits(hidden_MH, head_VH, support_ids_MK)
-    written_M = support_logits(hidden_MH, head_VH, next_ids_M.unsqueeze(1)).squeeze(1)
-    is_invalid_V = torch.zeros(len(head_VH), dtype=torch.bool, device=head_VH.device)
-    is_invalid_V[[one for one in invalid_ids if one < len(head_VH)]] = True
+    support_MK = support_logits(hidden_MH, head_VH, support_ids_MK, shard)
+    written_M = support_logits(hidden_MH, head_VH, next_ids_M.unsqueeze(1), shard).squeeze(1)
+    ids_V = torch.arange(len(head_VH), device=head_VH.device) + shard.first
+    is_invalid_V = torch.isin(ids_V, ids_V.new_tensor(list(invalid_ids)))
 
     total_M = torch.full_like(written_M, -torch.inf)  # log of the sum of exp(logit) so far
     mean_M = torch.zeros_like(written_M)  # of the logits so far, under their softmax
-    best_Mk = support_MK.new_empty((len(support_MK), 0))
-    best_ids_Mk = support_ids_MK.new_empty(best_Mk.shape)
+    best_MK = torch.full_like(support_MK, -torch.inf)
+    best_ids_MK = -1 - torch.arange(best_MK.shape[1], device=head_VH.device).expand_as(best_MK)  # none that a support has
     rows = num_per_chunk(head_VH, len(hidden_MH) * support_MK.element_size())
     for first in range(0, len(head_VH), rows):
         logits_Mv = (hidden_MH @ head_VH[first : first + rows].T).to(support_MK.dtype)
@@ -56,21 +64,24 @@ def watch(
 
         # Of the chunk alone first: the best so far are few, and putting them beside all logits would copy these.
         valid_Mv = logits_Mv.masked_fill_(is_invalid_V[first : first + rows], -torch.inf)
-        chunk_best = valid_Mv.topk(min(support_ids_MK.shape[1], valid_Mv.shape[1]), dim=1)
-        best_Mk, best_ids_Mk = (
-            torch.cat([best_Mk, chunk_best.values], dim=1),
-            torch.cat([best_ids_Mk, chunk_best.indices + first], dim=1),
-        )
-        if best_Mk.shape[1] > support_ids_MK.shape[1]:
-            best_Mk, places = best_Mk.topk(support_ids_MK.shape[1], dim=1)
-            best_ids_Mk = best_ids_Mk.gather(1, places)
+        chunk = valid_Mv.topk(min(best_MK.shape[1], valid_Mv.shape[1]), dim=1)
+        best_MK, best_ids_MK = _best([best_MK, chunk.values], [best_ids_MK, chunk.indices + shard.first + first], best_MK.shape[1])
 
+    own_M, total_M = total_M, shard.logsumexp(total_M.unsqueeze(1)).squeeze(1)
+    mean_M = shard.total(mean_M * (own_M - total_M).exp())
+    _, best_ids_MK = _best([shard.candidates(best_MK)], [shard.candidates(best_ids_MK)], best_MK.shape[1])
     return Watched(
         coverage_M=(support_MK.logsumexp(dim=-1) - total_M).exp(),
-        overlap_M=num_shared(support_ids_MK, best_ids_Mk).to(support_MK.dtype) / max(1, support_ids_MK.shape[1]),
+        overlap_M=num_shared(support_ids_MK, best_ids_MK).to(support_MK.dtype) / max(1, support_ids_MK.shape[1]),
         entropy_M=total_M - mean_M,
         logprob_M=written_M - total_M,
     )
+
+
+def _best(values: Sequence[Tensor], ids: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """The largest of some values, and their ids."""
+    best_MK, places = torch.cat(list(values), dim=1).topk(count, dim=1)
+    return best_MK, torch.cat(list(ids), dim=1).gather(1, places)
 
 
 def num_shared(left: Tensor, right: Tensor) -> Tensor:

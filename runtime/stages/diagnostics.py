@@ -24,6 +24,7 @@ from ..data.batch import Document
 from ..jobs import JobContext
 from ..launch.events import EventLog
 from ..ledger import LedgerSample
+from ..losses.shard import WholeVocabulary
 from ..losses.watched import num_shared, watch
 from ..monitors import MONITOR_OF_ALARM, TRAINED_SAMPLES, TRAINED_TOKENS, UPDATE_SKIPPED
 from .on_policy import OnPolicyBatches, by_domain
@@ -43,7 +44,7 @@ class WatchedTokens:
         """`importance` bounds the trainer's probability over the engine's, where the loss leaves out the tokens outside."""
         self._domains, self._invalid_ids, self._importance = domains, invalid_ids, importance
 
-    def sums(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens") -> dict[str, Tensor]:
+    def sums(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens", shard: WholeVocabulary) -> dict[str, Tensor]:
         """Sums over the watched tokens of a micro-batch; there may be none."""
         num_domains, watched_N = len(self._domains), tokens.extras["watched"]
         domain_M = tokens.extras["domain"][watched_N]
@@ -54,6 +55,7 @@ class WatchedTokens:
             tokens.extras.get("support_ids", none_N0)[watched_N],
             tokens.labels_N[watched_N],
             self._invalid_ids,
+            shard,
         )
         log_ratio_M = seen.logprob_M - tokens.extras["rollout_logprobs"][watched_N]
         gap_M = log_ratio_M.abs()

@@ -35,6 +35,7 @@ from ..data.batch import Document, PackedBatch
 from ..data.tokenizers import load_tokenizer_folder, require_same_rows, require_same_tokenizer
 from ..jobs import JobContext
 from ..ledger import LedgerSample
+from ..losses.shard import WHOLE, WholeVocabulary
 from ..rollouts import RolloutRequest, Trajectory
 from ..teachers.service import Teachers, open_teachers
 from . import distill_loss
@@ -149,13 +150,15 @@ class DistillStage:
         """Which of them are of the teacher's domains."""
         return [number for number, one in enumerate(some) if self._routing[one.domain] == teacher]
 
-    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
+    def hidden_loss(
+        self, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens", shard: WholeVocabulary = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The divergence of each written token from its teacher's, and what is watched of it."""
         domain_N = tokens.extras["domain"]
-        loss_N = distill_loss.token_loss(self.settings.loss, hidden_NH, head_VH, tokens, self._valid_ids_U)
+        loss_N = distill_loss.token_loss(self.settings.loss, hidden_NH, head_VH, tokens, self._valid_ids_U, shard)
         per_domain_D = torch.zeros(len(self._domains), device=domain_N.device)
         return loss_N, {
-            **self._watched.sums(hidden_NH, head_VH, tokens),
+            **self._watched.sums(hidden_NH, head_VH, tokens, shard),
             "tokens": torch.bincount(domain_N, minlength=len(self._domains)),
             "loss": per_domain_D.index_add(0, domain_N, (tokens.weight_N * loss_N).detach()),
         }

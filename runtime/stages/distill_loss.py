@@ -13,6 +13,7 @@ from ...specs.diagnostics import ExitCode, UserError
 from ...specs.distillation import Distill, DistillLoss
 from ..engines.protocol import Engine
 from ..losses import subset, vocabulary
+from ..losses.shard import WHOLE, WholeVocabulary
 from ..losses.weights import sample_domain_weights, sample_mean_weights, token_mean_weights
 from ..rollouts import Trajectory
 from .on_policy import predicts_written
@@ -23,19 +24,26 @@ if TYPE_CHECKING:
 ROUNDING_OF_LOGPROBS = 1e-3  # a probability of 1 may come out a little above it
 
 
-def token_loss(loss: DistillLoss, hidden_NH: Tensor, head_VH: Tensor, tokens: "TrainedTokens", valid_ids_U: Tensor) -> Tensor:
+def token_loss(
+    loss: DistillLoss,
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    tokens: "TrainedTokens",
+    valid_ids_U: Tensor,
+    shard: WholeVocabulary = WHOLE,
+) -> Tensor:
     """loss_N of each written token, from what `score` and the rollout left at it."""
     extras = tokens.extras
     if loss.estimator == "sampled" and loss.divergence == "forward_kl":
-        return vocabulary.cross_entropy(hidden_NH, head_VH, tokens.labels_N, extras["rollout_logprobs"])
+        return vocabulary.cross_entropy(hidden_NH, head_VH, tokens.labels_N, extras["rollout_logprobs"], shard)
     if loss.estimator == "sampled":
         scores = (extras["teacher_logprobs"], extras["rollout_logprobs"])
-        return vocabulary.policy_gradient(hidden_NH, head_VH, tokens.labels_N, *scores, loss.importance)
+        return vocabulary.policy_gradient(hidden_NH, head_VH, tokens.labels_N, *scores, loss.importance, shard)
     logprobs = extras["support_logprobs"]
     if loss.support.source == "full":
-        return vocabulary.full_loss(hidden_NH, head_VH, valid_ids_U.to(head_VH.device), logprobs, loss.divergence)
+        return vocabulary.full_loss(hidden_NH, head_VH, valid_ids_U.to(head_VH.device), logprobs, loss.divergence, shard)
     compute = vocabulary.bucket_loss if loss.tail == "bucket" else subset.token_loss
-    return compute(hidden_NH, head_VH, extras["support_ids"], logprobs, loss.divergence)
+    return compute(hidden_NH, head_VH, extras["support_ids"], logprobs, loss.divergence, shard)
 
 
 def score(

@@ -31,6 +31,7 @@ from ..engines.protocol import Engine
 from ..jobs import JobContext
 from ..ledger import LedgerSample
 from ..losses import grpo as loss
+from ..losses.shard import WHOLE, WholeVocabulary
 from ..losses.weights import token_mean_weights
 from ..rollouts import RolloutRequest, Trajectory
 from .keep_mixed import keep_mixed
@@ -134,7 +135,9 @@ class GrpoStage:
             for trajectory, score_T in zip(trajectories, scores, strict=True)
         ]
 
-    def token_loss(self, logits_NV: Tensor, tokens: "TrainedTokens") -> tuple[Tensor, dict[str, Tensor]]:
+    def token_loss(
+        self, logits_NV: Tensor, tokens: "TrainedTokens", shard: WholeVocabulary = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped loss of each written token."""
         terms = loss.token_loss(
             logits_NV,
@@ -145,6 +148,7 @@ class GrpoStage:
             reference_logprobs_N=tokens.extras.get("reference_logprobs"),
             reference_kl=self.settings.reference_kl,
             entropy=self.settings.entropy,
+            shard=shard,
         )
         weight_N = tokens.weight_N  # sums to 1 over the global batch, so weighted sums are means
         return terms.loss_N, {

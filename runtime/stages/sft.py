@@ -17,6 +17,7 @@ from ..data.sft_data import SftData, SourceFile, read_documents
 from ..data.tokenizers import load_tokenizer_folder
 from ..jobs import JobContext
 from ..losses import sft as loss
+from ..losses.shard import WHOLE, WholeVocabulary
 from ..worlds.registry import open_world
 from .training import train
 
@@ -34,8 +35,8 @@ class SftStage:
     def next_batch(self, step: int) -> PackedBatch:
         return self.data.batch(step)
 
-    def token_loss(self, logits_NV: Tensor, tokens: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        return loss.token_loss(logits_NV, tokens.labels_N), {}
+    def token_loss(self, logits_NV: Tensor, tokens: Any, shard: WholeVocabulary = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss.token_loss(logits_NV, tokens.labels_N, shard), {}
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {}

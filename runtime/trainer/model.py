@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
+from torchtitan.models.common.moe import RoutedExperts
 from torchtitan.protocols.model_spec import ModelSpec
 
 from ...specs.diagnostics import ExitCode, UserError
@@ -59,10 +61,11 @@ def model_spec(model_folder: Path, *, experts: ExpertPrecision, recipe: Mapping[
     def parallelize(model: torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
         """torchtitan's own. gloo has no pre-multiplied sum; the divide factor is 1, so a plain sum is the same."""
         model = family.parallelize(model, **kwargs)
-        if bootstrap.ON_CPU:
-            for module in model.modules():
-                if isinstance(module, FSDPModule):
-                    module.set_force_sum_reduction_for_comms(True)
+        for module in model.modules():
+            if isinstance(module, RoutedExperts):
+                module.register_forward_pre_hook(_wait_for_inputs)
+            if bootstrap.ON_CPU and isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
         return model
 
     return ModelSpec(
@@ -93,6 +96,14 @@ def _experts_converter(experts: ExpertPrecision, recipe: Mapping[str, Any] | Non
 def amax_histories(model: torch.nn.Module) -> dict[str, AmaxHistory]:
     """The state of delayed scaling, by expert layer; empty where another format is trained."""
     return {name: layer.history for name, layer in scaled_experts(model) if layer.history is not None}
+
+
+def _wait_for_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Let a gathered sequence arrive before torch's `local_map` takes it: torch 2.13 waits there outside of autograd, and the
+    gradient through the experts would be lost. It is still on its way there if a micro-batch has one row; more are copied first."""
+    for one in inputs:
+        if isinstance(one, DTensor) and isinstance(one._local_tensor, AsyncCollectiveTensor):
+            one._local_tensor = one._local_tensor.wait()
 
 
 def document_inputs(spec: ModelSpec, documents_BL: Tensor) -> dict[str, Any]:

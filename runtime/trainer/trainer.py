@@ -4,8 +4,8 @@ What it does: takes the stage's global batch, gives this rank its rows, and mini
 weights sum to 1 over the global batch and torchtitan's gradient divide factor is 1, so every layout minimises the same number.
 What it does not do: choose data, weights or losses; the stages do.
 
-Shapes: B rows, L positions, N positions with a weight, V vocabulary, H hidden width, Y layers with experts, C experts that a token
-visits.
+Shapes: B rows, L positions, N positions with a weight, V vocabulary (under tensor parallelism, the ids of this rank's shard),
+H hidden width, Y layers with experts, C experts that a token visits.
 """
 
 import json
@@ -24,14 +24,15 @@ from torchtitan.components.loss import BaseLoss
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.trainer import Trainer
 
-from ...specs.diagnostics import ExitCode, UserError
 from ...te_kernels.history import AmaxHistory
 from ..checkpoints.manager import latest_step
 from ..data.batch import PackedBatch, slice_rows
 from ..engines.protocol import EngineSilent
 from ..jobs import Interrupted, JobContext
+from ..losses.shard import WholeVocabulary
 from ..monitors import UPDATE_SKIPPED
 from .guard import GuardedOptimizers, require_finite
+from .head import local
 from .metrics import StepMetrics
 from .model import amax_histories, document_inputs, transformers_weights
 from .routing import recorded_choices
@@ -78,10 +79,11 @@ class OverlappingStage(Protocol):
 class LogitsLoss(Protocol):
     """A stage whose loss reads logits."""
 
-    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens, shard: WholeVocabulary) -> tuple[Tensor, dict[str, Tensor]]:
         """float32 [N] losses (weights not applied), and tensors of any shape that are summed over micro-batches and ranks.
 
-        Of a tensor whose name ends with `_max` the largest is taken instead, element by element.
+        Of a tensor whose name ends with `_max` the largest is taken instead, element by element. Ranks that share a vocabulary find
+        the same.
         """
         ...
 
@@ -90,8 +92,13 @@ class LogitsLoss(Protocol):
 class HiddenStatesLoss(Protocol):
     """A stage whose loss reads hidden states and the output head; no logits are computed for it."""
 
-    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `LogitsLoss.token_loss`. Even where N is 0 the losses must reach both tensors: ranks reduce gradients together."""
+    def hidden_loss(
+        self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens, shard: WholeVocabulary
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `LogitsLoss.token_loss`. Even where N is 0 the losses must reach both tensors: ranks reduce gradients together.
+
+        The gradient of hidden_NH is this rank's part of it.
+        """
         ...
 
 
@@ -129,10 +136,11 @@ class StageLoss(BaseLoss):
             weight_N=micro.loss_weight_BL[trained_BL],
             extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
         )
+        pred_N, shard = local(pred)[trained_BL], self._head.shard
         if isinstance(self._stage, HiddenStatesLoss):
-            loss_N, sums = self._head(pred[trained_BL], loss=partial(self._stage.hidden_loss, tokens=tokens))
+            loss_N, sums = self._head(pred_N, loss=partial(self._stage.hidden_loss, tokens=tokens, shard=shard))
         else:
-            loss_N, sums = self._stage.token_loss(self._head(pred[trained_BL]), tokens)
+            loss_N, sums = self._stage.token_loss(local(self._head(pred_N)), tokens, shard)
         return (loss_N * tokens.weight_N).sum(), sums
 
 
@@ -195,14 +203,7 @@ class PolymathTrainer(Trainer):
 
         Raises:
             Interrupted: a stop was asked for; a checkpoint of the current step is published.
-            UserError: the stage reads hidden states, and the output head is split over tensor-parallel ranks.
         """
-        if isinstance(stage, HiddenStatesLoss) and self.parallel_dims.tp_enabled:
-            raise UserError(
-                "distillation needs every row of the output head on one rank, and tensor parallelism splits the vocabulary",
-                exit_code=ExitCode.UNFIT,
-                fix="set `placement.distill.trainer.tensor` to 1; the weights are still sharded over `fsdp`",
-            )
         self.stage, self.context = stage, context
         self.loss_fn.attach(stage, self.model_parts[0])
         self._sums: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ from polymath.runtime.data.batch import Document, PackedBatch
 from polymath.runtime.data.packing import pack
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import JobContext
+from polymath.runtime.losses.shard import WholeVocabulary
 from polymath.runtime.monitors import UPDATE_SKIPPED
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.build import build_trainer, start_distributed
@@ -56,7 +57,7 @@ class Scripted:
         document = Document(ids=ids, written=(False, *[True] * 11), weight_T=weight_T)
         return pack([document, document], LENGTH, rows=2)
 
-    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens, shard: WholeVocabulary) -> tuple[Tensor, dict[str, Tensor]]:
         loss_N = torch.nn.functional.cross_entropy(logits_NV.float(), tokens.labels_N, reduction="none")
         return _Scale.apply(loss_N, self.factors.get(self.step, 1.0)), {"seen": tokens.weight_N.sum(), "worst_max": loss_N.max()}
 

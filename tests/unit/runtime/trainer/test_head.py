@@ -8,6 +8,7 @@ import torch
 from polymath.runtime.data.batch import IGNORE_INDEX, PackedBatch
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.losses import distill, subset
+from polymath.runtime.losses.shard import WholeVocabulary
 from polymath.runtime.stages.distill_loss import token_loss
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.model import model_spec
@@ -21,12 +22,14 @@ ROWS, LENGTH, K = 2, 12, 5
 
 
 class Dense:
-    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens, shard: WholeVocabulary) -> tuple[Tensor, dict[str, Tensor]]:
         return distill.token_loss(logits_NV, *_support(tokens.extras)).loss_N, {}
 
 
 class Subset:
-    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def hidden_loss(
+        self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens, shard: WholeVocabulary
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return subset.token_loss(hidden_NH, head_VH, *_support(tokens.extras)), {}
 
 
@@ -36,7 +39,9 @@ class Neighbour:
     def __init__(self, loss: DistillLoss) -> None:
         self.loss = loss
 
-    def hidden_loss(self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def hidden_loss(
+        self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens, shard: WholeVocabulary
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return token_loss(self.loss, hidden_NH, head_VH, tokens, torch.arange(len(head_VH))), {}
 
 
@@ -44,7 +49,7 @@ class DenseNeighbour:
     def __init__(self, loss: DistillLoss) -> None:
         self.loss = loss
 
-    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens, shard: WholeVocabulary) -> tuple[Tensor, dict[str, Tensor]]:
         ids_NK, logprobs_NK = _support(tokens.extras)
         return distill.token_loss(logits_NV, ids_NK, logprobs_NK, divergence=self.loss.divergence, tail=self.loss.tail).loss_N, {}
 
