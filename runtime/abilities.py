@@ -17,6 +17,7 @@ from .engines.endpoint import endpoint_of
 
 ENGINES = ("transformers",)
 DEGREES = ("context", "pipeline")
+TENSOR_BACKEND = "partial_dtensor"  # tensor parallelism is tested with it alone
 TRAINED = ("sft", "grpo", "distill")
 ACTING = ("grpo", "distill", "evaluate")
 GPU_DEVICES = ("/dev", "nvidia[0-9]*")
@@ -65,6 +66,9 @@ def _beyond(job: Job) -> Iterator[str]:
         for name in DEGREES:
             if mesh is not None and getattr(mesh, name) > 1:
                 yield f"placement.{job.kind}.trainer.{name}: {getattr(mesh, name)}"
+        backend = next(one.value for one in job.titan if one.path == "parallelism.spmd_backend")
+        if mesh is not None and mesh.tensor > 1 and backend != TENSOR_BACKEND:
+            yield f"placement.{job.kind}.trainer.tensor: {mesh.tensor} with {backend}, the backend of torch above 2.13"
         if mesh is not None and mesh.loss_chunks > 1:
             yield f"{_path(job)}.sequence_tokens: the logits of a row fit only in {mesh.loss_chunks} parts"
 

@@ -64,10 +64,15 @@ def job_folder(plan_folder: Path, run_dir: Path, job: str) -> Path:
 
 
 def losses(folder: Path) -> list[float]:
-    """The loss of every step, in order; steps count up without a gap."""
+    """The loss of every step, in order."""
+    return step_values(folder, "loss")
+
+
+def step_values(folder: Path, name: str) -> list[float]:
+    """A number of every step, in order; steps count up without a gap."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    return [line["loss"] for line in lines]
+    return [line[name] for line in lines]
 
 
 def weights(folder: Path) -> dict[str, str]:

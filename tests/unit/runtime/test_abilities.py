@@ -37,6 +37,16 @@ def test_what_the_small_recipes_ask_for_is_run(tmp_path: Path) -> None:
     refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
 
 
+@pytest.mark.parametrize(("torch", "runs"), [("2.13.0", True), ("2.15.0", False)])
+def test_tensor_parallelism_is_run_with_the_backend_that_it_was_tested_with(torch: str, runs: bool, tmp_path: Path) -> None:
+    cluster = f"cluster={{accelerator: cpu, per_node: 2, software: {{torch: {torch}}}}}"
+    plan = compiled(tmp_path, cluster, "placement.sft={trainer: {devices: 2, tensor: 2}}")
+    if runs:
+        refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [plan.job("sft")])
+    else:
+        assert "placement.sft.trainer.tensor: 2 with spmd_types" in refusal(plan, tmp_path, "sft")
+
+
 def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Path) -> None:
     plan = compiled(
         tmp_path,
@@ -48,7 +58,7 @@ def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Pat
     )
     message = refusal(plan, tmp_path)
     for line in (
-        "placement.sft.trainer.tensor: 2 (sft, teachers.searcher.1)",
+        "placement.sft.trainer.tensor: 2 with spmd_types, the backend of torch above 2.13 (sft, teachers.searcher.1)",
         "engines.rollout: vllm (teachers.operator.1, distill, evaluate.base and 4 more)",
         "storage.artifacts",
     ):

@@ -1,8 +1,11 @@
-"""No bad number reaches a weight, and a stage can keep a step from moving any: a real trainer of one rank, and a scripted stage."""
+"""No bad number reaches a weight, a stage can keep a step from moving any, and a loss on a support moves them as its formula on all
+logits does: a real trainer of one rank, and scripted stages."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.losses.shard import WholeVocabulary
 from polymath.runtime.monitors import UPDATE_SKIPPED
+from polymath.runtime.stages import distill_loss
 from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.build import build_trainer, start_distributed
 from polymath.runtime.trainer.guard import require_finite
 from polymath.runtime.trainer.trainer import PolymathTrainer, TrainedTokens
 from polymath.specs.diagnostics import UserError
+from polymath.specs.distillation import DistillLoss, Support
 from polymath.specs.model import Model, ModelShape, StudentSft
 from torch import Tensor
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
@@ -29,6 +34,8 @@ from torch.distributed.tensor import DTensor
 
 SMOKE = Path(__file__).parents[4] / "recipes" / "smoke.yaml"
 LENGTH = 32
+SUPPORT, SUPPORT_OF = 8, 300  # ids of the vocabulary
+ALL_IDS = torch.arange(SUPPORT_OF)
 SHAPE = ModelShape(
     hidden=32, layers=1, heads=2, kv_heads=2, head_dim=32, experts=4, experts_per_token=2, expert_hidden=16, context_tokens=256,
     tied_embeddings=True,
@@ -63,6 +70,31 @@ class Scripted:
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {name: one.item() for name, one in sums.items()} | ({UPDATE_SKIPPED: 1.0} if self.step in self.skipped else {})
+
+
+class Dense(Scripted):
+    """Distillation by plain formulas: all logits, those of the support, renormalised, and autograd."""
+
+    def next_batch(self, step: int) -> PackedBatch:
+        batch = super().next_batch(step)
+        generator = torch.Generator().manual_seed(step)
+        logits = torch.randn(*batch.tokens_BL.shape, SUPPORT_OF, generator=generator).mul(3)
+        top = logits.log_softmax(-1).topk(SUPPORT, dim=-1)
+        return replace(batch, extras={"support_ids": top.indices, "support_logprobs": top.values})
+
+    def token_loss(self, logits_NV: Tensor, tokens: TrainedTokens, shard: WholeVocabulary) -> tuple[Tensor, dict[str, Tensor]]:
+        ids_NK, teacher_NK = tokens.extras["support_ids"], tokens.extras["support_logprobs"]
+        log_p_NK = logits_NV.gather(1, ids_NK).log_softmax(dim=-1)
+        return (log_p_NK.exp() * (log_p_NK - teacher_NK.log_softmax(dim=-1))).sum(dim=-1), {}
+
+
+class OnSupport(Dense):
+    """The same as distillation computes it by default: from hidden states and rows of the head."""
+
+    def hidden_loss(
+        self, hidden_NH: Tensor, head_VH: Tensor, tokens: TrainedTokens, shard: WholeVocabulary
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return distill_loss.token_loss(DistillLoss(support=Support(top_k=SUPPORT)), hidden_NH, head_VH, tokens, ALL_IDS, shard), {}
 
 
 class _Scale(torch.autograd.Function):
@@ -150,6 +182,22 @@ def test_a_skipped_update_moves_no_weight_and_training_goes_on(context: JobConte
     moved = [not _equal(stage.weights[step], stage.weights[step - 1]) for step in range(1, 7)]
     assert moved == [True, False, True, True, False, True]
     assert [line["step"] for line in _lines(context) if line.get(UPDATE_SKIPPED)] == [2, 5]
+
+
+def test_distillation_moves_the_weights_as_its_formula_on_all_logits_does(context: JobContext) -> None:
+    stages: list[Dense] = []
+    losses: list[list[float]] = []
+    for stage in (Dense(), OnSupport()):
+        shutil.rmtree(context.folder)
+        context.folder.mkdir()
+        _train(context, stage)
+        stages.append(stage)
+        losses.append([line["loss"] for line in _lines(context)])
+    dense, on_support = stages
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5) and losses[0][-1] != losses[0][0]
+    assert not _equal(dense.weights[0], dense.weights[20])
+    for name, expected in dense.weights[20].items():
+        torch.testing.assert_close(on_support.weights[20][name], expected, atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_tensors_are_summed_over_micro_batches_and_those_named_max_are_not(context: JobContext) -> None:
