@@ -4,6 +4,7 @@ As a process of its own, which can be killed: `python tests/scripted_engine.py F
 """
 
 import contextlib
+import copy
 import json
 import sys
 import threading
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from polymath.runtime.data.tokenizers import load_tokenizer_folder
 from polymath.runtime.engines.protocol import SamplingSettings
@@ -32,6 +33,11 @@ class ScriptedEngine:
         self.max_model_len = 4096
         self.change: Change | None = None
         self.delay_seconds = 0.0
+        self.share_of_update = 1.0  # of the weights, those that an update replaces
+        self.resets_cache = True
+        self.cache: Literal["none", "salted", "unsalted"] = "none"  # of prefixes, which outlives the weights it was made with
+        self._cached: set[tuple[tuple[int, ...], str]] = set()
+        self._older: TransformersEngine | None = None
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -66,7 +72,7 @@ class ScriptedEngine:
             "/v1/completions": self._completions,
             "/tokenize": self._tokenize,
             "/collective_rpc": self._collective_rpc,
-            "/reset_prefix_cache": lambda _: {},
+            "/reset_prefix_cache": lambda _: {"success": self.resets_cache},
         }
         if handler.path not in routes or question.get("model", self.name) != self.name:
             return 404, b'{"error": "not found"}'
@@ -88,8 +94,11 @@ class ScriptedEngine:
 
     def _collective_rpc(self, question: dict[str, Any]) -> dict[str, Any]:
         (path,) = question["args"]
+        weights = load_file(Path(path) / "model.safetensors")
+        taken = dict(sorted(weights.items())[: round(len(weights) * self.share_of_update)])
         with self._lock:
-            self.engine.load_weights(load_file(Path(path) / "model.safetensors"), policy_version=0)
+            self._older = copy.deepcopy(self.engine)
+            self.engine.load_weights({**self.engine._model.state_dict(), **taken}, policy_version=0)
         return {"results": [path]}
 
     def _completions(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +123,12 @@ class ScriptedEngine:
         return {"text": "", "logprobs": None, "finish_reason": "length", "token_ids": [0], "prompt_logprobs": positions}
 
     def _continued(self, prompt: list[int], question: dict[str, Any]) -> dict[str, Any]:
-        (generation,) = self.engine.generate(
+        engine = self.engine
+        if self.cache != "none":
+            prefix = (tuple(prompt), question["cache_salt"] if self.cache == "salted" else "")
+            engine = self._older if prefix in self._cached and self._older is not None else engine
+            self._cached.add(prefix)
+        (generation,) = engine.generate(
             [prompt],
             limits=[question["max_tokens"]],
             sampling=SamplingSettings(temperature=question["temperature"], top_p=question["top_p"]),

@@ -259,7 +259,7 @@ class PolymathTrainer(Trainer):
     def _save_before_leaving(self, step: int) -> None:
         """Publish a checkpoint of the last step that was taken, unless there is one. Collective."""
         self.step = step
-        if latest_step(Path(self.checkpointer.folder)) < step:
+        if step and latest_step(Path(self.checkpointer.folder)) < step:
             self.checkpointer.save(step, last_step=True)
 
     def _own(self, batch: PackedBatch) -> list[PackedBatch]:
