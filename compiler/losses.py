@@ -37,7 +37,8 @@ def is_scored(distill: Distill) -> bool:
 
 
 def embedded_models(distill: Distill, engines: Engines, teachers: int) -> int:
-    """Models that engines inside the trainer hold: whoever plays, and the teachers."""
+    """Models that engines inside the trainer hold: whoever plays, and the teachers that nobody serves."""
+    teachers = max(0, teachers - len(engines.teachers))
     if distill.rollouts == "teacher":
         return teachers * (engines.rollout == EMBEDDED)
     return (engines.rollout == EMBEDDED) + teachers * (engines.scorer == EMBEDDED)

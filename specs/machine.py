@@ -181,7 +181,7 @@ class Engines:
     judge: Service | None = spec_field("The judge, where a reward asks for one.", default=None)
     teachers: dict[str, Service] = spec_field(
         "Teachers that somebody serves with vLLM already, by name: they are asked there, after they proved to be the teacher's "
-        "checkpoint. The others have devices under `placement.distill.scorer`.",
+        "checkpoint. The others are asked on `scorer`.",
         default_factory=dict,
         identity=PLACEMENT,
     )

@@ -92,7 +92,7 @@ def _check_judge(spec: Spec) -> Iterator[Problem]:
 
 
 def _check_served(spec: Spec) -> Iterator[Problem]:
-    """A teacher that somebody serves exists, scores in distillation, and is asked by the engine that knows how."""
+    """A teacher that somebody serves exists, and scores in distillation."""
     path = ("engines", "teachers")
     routed = {rule.teacher for rule in spec.routing}
     for name in spec.engines.teachers:
@@ -102,9 +102,6 @@ def _check_served(spec: Spec) -> Iterator[Problem]:
             yield mistake("E0208", (*path, name), f"`{name}` is not one of the teachers", fix, at_key=True)
         elif spec.student.distill is None or name not in routed:
             yield mistake("E0303", (*path, name), "no distillation asks this teacher", "remove it", at_key=True)
-    if spec.engines.teachers and spec.engines.scorer != "vllm":
-        detail = "a served teacher is asked as vLLM is, and `engines.scorer` is another engine"
-        yield mistake("E0303", path, detail, "write `scorer: vllm`, or remove it", at_key=True)
 
 
 def serves_every_teacher(spec: Spec) -> bool:
