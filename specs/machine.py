@@ -153,7 +153,7 @@ class Service:
         examples=("JUDGE_KEY",),
     )
     remote: bool = spec_field(
-        "Consent to send tasks and episodes to another machine; without, the URL must be of this one (loopback).",
+        "Consent to send tasks and episodes to another machine, with a key; without, the URL must be of this one (loopback).",
         default=False,
         identity=PLACEMENT,
     )

@@ -79,7 +79,8 @@ def endpoint_of(service: Service, what: str, environment: Mapping[str, str] = os
         what: the field of the spec, for messages.
 
     Raises:
-        UserError: exit code 5. A variable is not set, the URL is none, holds credentials, or is of another machine without consent.
+        UserError: exit code 5. A variable is not set; or the URL is none, holds credentials, or is of another machine, to which
+            there is no consent or no key.
     """
     variable = f"{what}.url_env: {service.url_env}"
     url = environment.get(service.url_env, "").strip()
@@ -97,6 +98,8 @@ def endpoint_of(service: Service, what: str, environment: Mapping[str, str] = os
         raise _unfit(f"{variable} holds more than an address", "put the key into a variable of its own and name it as `key_env`")
     if not (service.remote or _is_loopback(parts.hostname)):
         raise _unfit(f"{variable} is of another machine, {parts.hostname}", "write `remote: true` to send tasks and episodes there")
+    if not (service.key_env or _is_loopback(parts.hostname)):
+        raise _unfit(f"{what}: another machine is asked without a key", "name the variable that holds its key as `key_env`")
     secure = parts.scheme == "https"
     key = _key(service.key_env, what, environment) if service.key_env else None
     return Endpoint(host=parts.hostname, port=port or (443 if secure else 80), path=parts.path.rstrip("/"), secure=secure, key=key)

@@ -157,8 +157,9 @@ def test_nobody_there_names_the_endpoint() -> None:
 
 
 def test_a_host_that_cannot_be_a_name_is_no_traceback() -> None:
-    remote = Service(url_env="JUDGE_URL", model="a-judge", remote=True)
-    client = JudgeClient(endpoint_of(remote, "engines.judge", {"JUDGE_URL": f"http://{'a' * 70}.example/v1"}), remote.model)
+    remote = Service(url_env="JUDGE_URL", model="a-judge", key_env="JUDGE_KEY", remote=True)
+    environment = {"JUDGE_URL": f"http://{'a' * 70}.example/v1", "JUDGE_KEY": KEY}
+    client = JudgeClient(endpoint_of(remote, "engines.judge", environment), remote.model)
     with pytest.raises(UserError, match="gave no verdict"):
         client.ask(QUESTION, _read)
 
@@ -213,6 +214,13 @@ def test_another_machine_is_asked_with_consent_and_an_endpoint_never_shows_its_k
     found = endpoint_of(remote, "engines.judge", {"JUDGE_URL": "https://judge.example.com/v1/", "JUDGE_KEY": KEY})
     assert str(found) == "https://judge.example.com:443/v1"
     assert KEY not in repr(found)
+
+
+def test_another_machine_is_never_asked_without_a_key() -> None:
+    remote = Service(url_env="JUDGE_URL", model="a-judge", remote=True)
+    with pytest.raises(UserError, match="another machine is asked without a key") as caught:
+        endpoint_of(remote, "engines.judge", {"JUDGE_URL": "https://judge.example.com/v1"})
+    assert caught.value.exit_code == ExitCode.UNFIT
 
 
 def test_a_key_may_stand_in_a_file(tmp_path: Path) -> None:
