@@ -1,5 +1,6 @@
 """The client of a vLLM worker, against a worker that says what the test wants."""
 
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def test_more_tokens_are_asked_for_until_enough_of_them_may_be_written(worker: W
     (top,) = engine.score_top_k([[1, 2, 3]], 4)
     assert top.ids_TK.tolist() == [first[len(invalid) : len(invalid) + 4]] * 2
     tops = [asked["top"] for asked in worker.asked if asked["call"] == "score"]
-    assert tops[0] == 4 + 16 and all(after == min(2 * before, VOCABULARY) for before, after in zip(tops, tops[1:], strict=False))
+    assert tops[0] == 4 + 16 and all(after == min(2 * before, VOCABULARY) for before, after in itertools.pairwise(tops))
 
 
 def test_an_engine_of_other_weights_than_the_trainer_gave_it_is_refused(worker: Worker, engine: ProcessEngine) -> None:

@@ -94,7 +94,7 @@ def test_a_sync_that_failed_without_a_word_stops_the_run(
     stage.next_batch(1)
     _other_weights(trainer)
     elsewhere.fault = fault
-    with pytest.raises(UserError, match="policy version 1 .* it disagrees with the trainer") as caught:
+    with pytest.raises(UserError, match=r"policy version 1 .* it disagrees with the trainer") as caught:
         stage.next_batch(2)
     assert caught.value.exit_code == ExitCode.FAILED
     assert not stage._batches.ledger.exists(1)
