@@ -19,10 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vllm import SamplingParams, TokensPrompt
-from vllm.engine.arg_utils import EngineArgs
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine.llm_engine import LLMEngine
 
 from ..launch.watch import exit_with_launcher
 from .frames import Frame, receive, send, sequences_of
@@ -47,10 +43,14 @@ class Call:
 class Worker:
     """One engine and whoever asks it."""
 
-    def __init__(self, arguments: EngineArgs, listener: socket.socket) -> None:
+    def __init__(self, engine: Any, folder: str, listener: socket.socket) -> None:
+        """
+        Args:
+            engine: vLLM's `LLMEngine`.
+            folder: of the model that it has.
+        """
         self._calls: queue.Queue[Call] = queue.Queue()
-        self._engine = LLMEngine.from_engine_args(arguments)
-        self._folder = str(arguments.model)
+        self._engine, self._folder = engine, folder
         self._version = 0
         self._waiting: deque[Call] = deque()
         self._running: dict[str, tuple[Call, int]] = {}
@@ -109,6 +109,8 @@ class Worker:
         self._folder, self._version = folder, policy_version
 
     def _begin(self, call: Call) -> None:
+        from vllm import SamplingParams, TokensPrompt
+
         words, tensors = call.frame.words, call.frame.tensors
         if call.name in ("hello", "reload"):
             vocabulary = self._engine.model_config.get_vocab_size()
@@ -174,12 +176,17 @@ def _scores(outputs: list[Any]) -> dict[str, Tensor]:
 def main() -> None:
     """Start the engine and serve."""
     exit_with_launcher(end_group)
+    from vllm.engine.arg_utils import EngineArgs  # the module itself imports without vLLM, as every module of ours does
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.engine.llm_engine import LLMEngine
+
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="polymath.runtime.engines.vllm_worker"))
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of a listening socket of whoever starts this")
     options = parser.parse_args()
     arguments = EngineArgs.from_cli_args(options)
     arguments.skip_tokenizer_init = True  # ids in, ids out
-    Worker(arguments, socket.socket(fileno=options.socket)).serve()
+    listener = socket.socket(fileno=options.socket)
+    Worker(LLMEngine.from_engine_args(arguments), str(arguments.model), listener).serve()
 
 
 if __name__ == "__main__":
