@@ -15,7 +15,7 @@ from typing import Any
 
 from ...compiler.canonical import digest
 from ...specs.diagnostics import ExitCode, UserError
-from ..data.trajectories import RowError, chat_messages, chat_tools
+from ..data.trajectories import RowError, bad_row, chat_messages, chat_tools, json_lines, read_json
 from ..worlds.protocol import Message
 from .records import SCHEMA, TaskRecord, TrajectoryRecord, record_from_json, written_by_model
 
@@ -87,6 +87,29 @@ def from_sharegpt(row: Mapping[str, Any], domain: str = "imported") -> Trajector
     if isinstance(tools := row.get("tools"), str) and tools:
         chat["tools"] = _json(tools, "`tools`")
     return from_openai(chat, domain)
+
+
+def read_any(url: str) -> Iterator[TrajectoryRecord]:
+    """The records of a JSONL file in our schema, OpenAI's chat form or ShareGPT's, told apart row by row.
+
+    Raises:
+        UserError: exit code 3; the file is missing or empty, or has a bad row, which is named.
+    """
+    empty = True
+    for row, line in json_lines(url):
+        if not line.strip():
+            continue
+        empty = False
+        try:
+            data = read_json(line, row)
+            if data.get("schema") == SCHEMA and BESIDE not in data:
+                yield record_from_json(data)
+            else:
+                yield (from_sharegpt if "conversations" in data else from_openai)(data)
+        except RowError as error:
+            raise bad_row(url, row, str(error)) from None
+    if empty:
+        raise UserError(f"{url} is empty", exit_code=ExitCode.SPEC, fix="a trajectory file has one JSON object per line")
 
 
 def write_parquet(path: Path, records: Iterable[TrajectoryRecord]) -> int:

@@ -15,13 +15,12 @@ from typing import IO, Any
 from xml.etree import ElementTree
 
 from ...specs.diagnostics import ExitCode, UserError
-from ..data.trajectories import RowError, bad_row, json_lines, read_json
+from ..data.trajectories import bad_row, json_lines, read_json
 from ..worlds.graph import KnowledgeActionGraph
 from .branches import add_attempt
-from .conversions import BESIDE, from_openai, from_sharegpt
+from .conversions import read_any
 from .graph import GraphStore
 from .kinds import ImportKind
-from .records import SCHEMA, record_from_json
 
 DOCUMENT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
 MOST_DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -251,17 +250,7 @@ def _tool_documents(path: Path) -> Iterator[Mapping[str, Any]]:
 def _trajectories(store: GraphStore, source: str) -> int:
     """Trajectories in our schema, OpenAI's chat form or ShareGPT's; those with a reward below 1 are kept as failed branches."""
     count = 0
-    for row, line in json_lines(source):
-        if not line.strip():
-            continue
-        try:
-            data = read_json(line, row)
-            if data.get("schema") == SCHEMA and BESIDE not in data:
-                record = record_from_json(data)
-            else:
-                record = (from_sharegpt if "conversations" in data else from_openai)(data)
-        except RowError as error:
-            raise bad_row(source, row, str(error)) from None
+    for record in read_any(source):
         succeeded = record.reward is None or record.reward >= 1.0
         count += add_attempt(store, record, accepted=succeeded, reason="" if succeeded else "reward")
     return count

@@ -19,6 +19,7 @@ NAMES = (
     "sweep",
     "status",
     "report",
+    "trajectories",
     "graph-import",
     "graph-query",
     "self-play",

@@ -27,6 +27,7 @@ FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
     "sweep": ["--jobs"],
     "status": [],
     "report": [],
+    "trajectories": ["--output", "--tokenizer", "--graph", "--limit", "--run", "--threshold", "--licence", "--contamination"],
     "graph-import": [],
     "graph-query": ["--find", "--kind", "--name", "--from", "--to", "--edge", "--depth", "--steps", "--limit"],
     "self-play": [
