@@ -150,6 +150,24 @@ class IfBenchSettings:
     split: Split = spec_field(SPLIT_DOC, default="heldout")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class McpSettings:
+    """Questions of a file, and the tools of a Model Context Protocol server."""
+
+    command: tuple[str, ...] = spec_field(
+        "Program of the server and its arguments, started without a shell for every episode.", item_minimum_count=1
+    )
+    data: str = spec_field("JSONL of `question`, `answer` and perhaps `calls`, which a demonstrator makes.", location=True)
+    environment: tuple[str, ...] = spec_field("Names of environment variables that the server gets.", default=())
+    start_seconds: float = spec_field("Time a server may take to start.", unit="seconds", default=30.0, exclusive_minimum=0)
+    call_seconds: float = spec_field(
+        "Time a call may take; then the server is ended.", unit="seconds", default=30.0, exclusive_minimum=0
+    )
+    observation_characters: int = spec_field("Most of an answer that a model sees.", unit="characters", default=20_000, minimum=1)
+    restarts: int = spec_field("How often an episode may find a new server after one that ended.", default=2, minimum=0)
+    split: Split = spec_field(SPLIT_DOC, default="by_hash")
+
+
 DRAWN_WORLDS: dict[str, type] = {  # tasks are drawn from a graph; every setting has a default
     "search": SearchSettings,
     "engineering": EngineeringSettings,
@@ -165,6 +183,7 @@ DATA_WORLDS: dict[str, type] = {  # tasks are rows of files that a spec names
     "bfcl": BfclSettings,
     "bfcl_multi_turn": BfclMultiTurnSettings,
     "ifbench": IfBenchSettings,
+    "mcp": McpSettings,
 }
 BUILTIN_WORLDS: dict[str, type] = {**DRAWN_WORLDS, **DATA_WORLDS, **GENERATOR_WORLDS}
 

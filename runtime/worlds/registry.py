@@ -23,6 +23,7 @@ from .gsm8k import Gsm8kWorld
 from .ifbench.world import IfBenchWorld
 from .instructions import InstructionsWorld
 from .ledger import LedgerWorld
+from .mcp.world import McpWorld
 from .protocol import World
 from .science import ScienceWorld
 from .scientific_tools import ScientificToolsWorld
@@ -43,6 +44,7 @@ CLASSES: Mapping[str, Callable[[Any], World]] = {
     "bfcl": BfclWorld,
     "bfcl_multi_turn": BfclMultiTurnWorld,
     "ifbench": IfBenchWorld,
+    "mcp": McpWorld,
 }
 
 
