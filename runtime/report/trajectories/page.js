@@ -127,8 +127,8 @@
   function drawRegion(region) {
     const tools = region.tools.slice(0, 14), evidence = region.evidence.slice(0, 14);
     if (!tools.length && !evidence.length) return el("p", { class: "empty" }, "no tools and no evidence are recorded");
-    const rows = Math.max(tools.length, evidence.length), height = rows * 38 + 12, width = 250, right = evidence.length ? 158 : 999;
-    const label = (text) => (text.length > 16 ? text.slice(0, 15) + "…" : text);
+    const rows = Math.max(tools.length, evidence.length), height = rows * 38 + 12, width = 250, right = evidence.length ? 158 : 250;
+    const label = (text) => (text.length > 13 ? text.slice(0, 12) + "…" : text);
     const y = (place) => place * 38 + 24;
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the part of the graph that the episode touched" });
     for (const [one, other, times] of region.transitions) {
@@ -141,13 +141,13 @@
     }
     for (const [tool, node] of region.reads) {
       const from = tools.indexOf(tool), to = evidence.findIndex((one) => one.id === node);
-      if (from >= 0 && to >= 0) picture.append(svg("path", { d: `M 34 ${y(from)} C 90 ${y(from)} 100 ${y(to)} ${right - 6} ${y(to)}`, class: "edge" }));
+      if (from >= 0 && to >= 0) picture.append(svg("path", { d: `M 126 ${y(from)} C 140 ${y(from)} 140 ${y(to)} ${right - 6} ${y(to)}`, class: "edge" }));
     }
     tools.forEach((name, place) => picture.append(svg("circle", { cx: 28, cy: y(place), r: 6, class: "node tool" }), svg("text", { x: 40, y: y(place) + 4 }, label(name))));
     evidence.forEach((one, place) => {
       const title = svg("title", {}, `${one.kind}: ${one.name}`);
       const style = "node" + (one.required ? " required" : "") + (one.consulted ? "" : " unread");
-      picture.append(svg("circle", { cx: right, cy: y(place), r: 6, class: style }, title), svg("text", { x: right + 10, y: y(place) + 4 }, label(one.name).slice(0, 12)));
+      picture.append(svg("circle", { cx: right, cy: y(place), r: 6, class: style }, title), svg("text", { x: right + 10, y: y(place) + 4 }, label(one.name)));
     });
     return picture;
   }

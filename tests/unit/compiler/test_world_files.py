@@ -1,6 +1,7 @@
 """Files that a world reads: found relative to the spec, locked by content, and their place outside the digests."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from polymath.compiler.driver import compile_in_memory, compile_spec, lock_spec
 from polymath.compiler.plan import read_plan, read_sources
 from polymath.runtime.jobs import JobContext
-from polymath.runtime.worlds.registry import open_world
+from polymath.runtime.worlds.registry import make_world, open_world
 from polymath.specs.diagnostics import SpecInvalid, UserError
 from polymath.specs.fields import LOCATION_FORMAT
 from polymath.specs.locations import LOCATIONS
@@ -146,3 +147,26 @@ def test_a_job_refuses_a_file_that_changed_since_the_plan_was_made(spec: Path, t
     with pytest.raises(UserError, match="has changed since the plan was made") as caught:
         open_world(context, "sums", domain)
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("world", "row", "said"),
+    [
+        ("gsm8k", {"question": "1 + 1?", "answer": "two"}, "`answer` that ends in `#### number`"),
+        (
+            "ifbench",
+            {"key": "7", "prompt": "x", "instruction_id_list": ["count:sheep"], "kwargs": [{}]},
+            "no check for count:sheep",
+        ),
+        ("ifbench", {"prompt": "x", "instruction_id_list": [], "kwargs": []}, "0 instructions"),
+        ("bfcl", {"id": "a", "question": [[{"role": "user", "content": "x"}]]}, "one expected call"),
+        ("gsm8k", ["no", "object"], "row 1: not a JSON object"),
+    ],
+)
+def test_a_row_that_is_not_what_its_benchmark_publishes_is_named(tmp_path: Path, world: str, row: object, said: str):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    settings = {"data": str(path), "split": "train"} | ({"answers": str(path)} if world == "bfcl" else {})
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        make_world(world, settings).tasks("train", 1, 0)
+    assert caught.value.exit_code == 3 and "rows.jsonl" in caught.value.message
