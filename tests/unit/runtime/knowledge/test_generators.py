@@ -3,11 +3,15 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 from planted import DEFECTS, OF_TASKS, clean_tasks, planted, verdict
+from polymath.runtime.knowledge.corpus import encyclopedia
 from polymath.runtime.knowledge.generators.base import TaskGenerator
 from polymath.runtime.knowledge.generators.registry import GENERATORS, make_generator
+from polymath.runtime.knowledge.graph import GraphStore
+from polymath.runtime.knowledge.importers import add_pages
 
 COUNT = int(os.environ.get("POLYMATH_PLANTED", "12"))  # the figures of docs/numbers.md are of 1000
 EXPECTED = {  # the check that must refuse a defect, whatever others refuse it too
@@ -62,6 +66,19 @@ def test_every_planted_defect_is_refused(name: str, defect: str, generators: dic
     print(f"{name} {defect}: {refused} of {count} refused")
     assert refused == count
     assert defect not in OF_TASKS or generator.fewest_steps >= 0
+
+
+def test_walks_go_over_a_graph_of_the_user_s(tmp_path: Path) -> None:
+    path = tmp_path / "wiki.sqlite"
+    with GraphStore.create(path) as store:
+        add_pages(store, encyclopedia(120, 60, 5), "mine")
+        store.commit()
+    content = path.read_bytes()
+    generator = make_generator("search_walks", {"graph": str(path)})
+    pages = {node.name for node in generator.store.nodes("evidence")}
+    for task in generator.tasks("train", 4, 0):
+        assert task.payload["target"] in pages and generator.start(task).outcome() == 0.0
+    assert path.read_bytes() == content
 
 
 @every_generator
