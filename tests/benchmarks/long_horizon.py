@@ -36,7 +36,7 @@ model:
   family: qwen3_moe
   checkpoint: random
   tokenizer: tokenizer
-  shape: {{hidden: 32, layers: 2, heads: 2, kv_heads: 1, head_dim: 16, experts: 4, experts_per_token: 2, expert_hidden: 32,
+  shape: {{hidden: 16, layers: 1, heads: 1, kv_heads: 1, head_dim: 8, experts: 2, experts_per_token: 1, expert_hidden: 16,
     context_tokens: 131072, tied_embeddings: true}}
 domains:
   search:
