@@ -14,7 +14,7 @@ from polymath.compiler.plan import read_plan
 from polymath.runtime.ledger import Ledger
 from transformers import AutoModelForCausalLM
 
-from .polymath import compile_smoke, job_folder, losses, polymath, weights
+from .polymath import INSTALLED_TORCH, compile_smoke, job_folder, losses, polymath, torchrun, weights
 
 MODELS = ("import", "sft", "teachers.operator.1", "teachers.instructor.1", "distill", "sft_continued")
 
@@ -78,6 +78,26 @@ def test_a_run_killed_three_times_ends_with_the_same_weights_as_one_that_was_not
         if job != "import":
             assert losses(killed) == losses(whole), job
     assert (run_dir / "scoreboard.json").read_bytes() == (whole_run / "scoreboard.json").read_bytes()
+
+
+@pytest.mark.multi_rank
+@pytest.mark.skipif(INSTALLED_TORCH != "2.13.0", reason="tensor parallelism runs with the backend of torch 2.13")
+def test_a_tensor_parallel_job_killed_in_the_middle_goes_on_with_the_same_weights(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    plans: dict[Path, Path] = {}
+    for folder in (whole, killed):
+        folder.mkdir()
+        plans[folder] = compile_smoke(folder, "placement.sft.trainer.tensor=2", "placement.sft.trainer.expert=1")
+    finished = torchrun(plans[whole], 2, ["import", "synthesize", "sft"], whole / "run")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+    run_dir = killed / "runs" / "smoke"
+    _kill_when(plans[killed], run_dir, lambda run: (job_folder(plans[killed], run, "sft") / "checkpoints" / "step-10").exists())
+    finished = torchrun(plans[killed], 2, ["sft"], run_dir)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+    ends = [job_folder(plans[whole], whole / "run", "sft"), job_folder(plans[killed], run_dir, "sft")]
+    assert weights(ends[0]) == weights(ends[1]) and losses(ends[0]) == losses(ends[1])
 
 
 @pytest.mark.multi_rank
