@@ -1,8 +1,8 @@
 """An output head that lends its weight to a loss, so that a stage can do without the logits of a whole vocabulary.
 
-torchtitan applies the head inside the model. A stage that wants hidden states sets the model's `_skip_lm_head`, as torchtitan's own
-chunked loss does, and then calls the head with its loss. The call goes through the module, so the head's weight is whole for it
-where it is sharded, and its gradient is reduced after it, whether or not the input embedding shares the weight.
+torchtitan applies the head inside the model, and there the loss is computed too: while `lend` is set, the head returns what it says
+of its input and its weight instead of logits. So FSDP2 sees one forward and one backward pass of the head and the last norm, which
+it shards together, and has the weight whole for both, whether or not the input embedding shares it.
 
 Under tensor parallelism a rank keeps the rows of its shard of the vocabulary. Hidden states come whole to every rank (torchtitan's
 last norm gathers the sequence before the head), and a rank's loss gives its part of their gradient.
@@ -20,12 +20,12 @@ from torchtitan.protocols.model import BaseModel, ModelConfigConverter
 
 from ..losses.shard import WHOLE, VocabularyShard, WholeVocabulary
 
-HiddenLoss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""From hidden_NH and head_VH to losses [N] and what is summed beside them."""
+Lend = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""From hidden_BLH and head_VH to losses [N] and what is summed beside them."""
 
 
 class LendingHead(Linear):
-    """torchtitan's output head. Called with a loss as well, it returns the loss of its input instead of logits."""
+    """torchtitan's output head. With `lend` set, it returns losses of its input instead of logits."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Linear.Config):
@@ -34,6 +34,7 @@ class LendingHead(Linear):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.shard: WholeVocabulary = WHOLE
+        self.lend: Lend | None = None
 
     def parallelize(self, parallel_dims: ParallelDims) -> None:
         """Shard as torchtitan does, and remember which rows are here."""
@@ -41,9 +42,9 @@ class LendingHead(Linear):
             self.shard = VocabularyShard(group=parallel_dims.get_mesh("tp").get_group(), num_ids=self.out_features)
         super().parallelize(parallel_dims)
 
-    def forward(self, input: Tensor, *, loss: HiddenLoss | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """torchtitan's sharding wants the name `input`, and no other parameter by position."""
-        return super().forward(input) if loss is None else loss(local(input, is_partial=True), local(self.weight))
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """torchtitan's sharding wants the name `input`, and no other parameter."""
+        return super().forward(input) if self.lend is None else self.lend(local(input, is_partial=True), local(self.weight))
 
 
 def local(tensor: Tensor, *, is_partial: bool = False) -> Tensor:

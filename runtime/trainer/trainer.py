@@ -10,6 +10,7 @@ H hidden width, Y layers with experts, C experts that a token visits.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -33,7 +35,7 @@ from ..jobs import Interrupted, JobContext
 from ..losses.shard import WholeVocabulary
 from ..monitors import UPDATE_SKIPPED
 from .guard import GuardedOptimizers, require_finite
-from .head import local
+from .head import Lend
 from .metrics import StepMetrics
 from .model import amax_histories, document_inputs, transformers_weights
 from .routing import recorded_choices
@@ -114,22 +116,36 @@ class StageLoss(BaseLoss):
         self.config = config
 
     def attach(self, stage: Any, model: torch.nn.Module) -> None:
-        """Take the loss from this stage and the output head from this model, which leaves it to the loss from now on."""
-        self._stage, self._head = stage, model.lm_head
+        """Take the loss from this stage. The model computes no logits from now on: the loss does what it needs of the head."""
+        self._stage, self._model = stage, model
         model._skip_lm_head = True
-        if isinstance(self._head, FSDPModule):
-            # The last norm is sharded together with the head and comes after it in the backward pass: its weight would bring the
-            # head back from all ranks for nothing.
-            self._head.set_reshard_after_backward(False)
 
-    def backward(self, loss: Tensor) -> None:
-        """Make the gradients; afterwards the head is sharded again."""
-        loss.backward()
-        if isinstance(self._head, FSDPModule):
-            self._head.reshard()
+    @contextmanager
+    def at_head(self, lend: Lend | None = None) -> Iterator[None]:
+        """Within, the model's forward pass goes on to its head, and ends with logits or with what is lent its input and weight."""
+        self._model.lm_head.lend, self._model._skip_lm_head = lend, False
+        try:
+            yield
+        finally:
+            self._model.lm_head.lend, self._model._skip_lm_head = None, True
+
+    def losses_at_head(self, labels: Tensor, micro: PackedBatch) -> AbstractContextManager[None]:
+        """Within, the model's forward pass ends with what the loss is called with."""
+        return self.at_head(partial(self._losses, labels=labels, micro=micro, shard=self._model.lm_head.shard))
 
     def __call__(
-        self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, *, micro: PackedBatch
+        self, pred: Any, labels: Tensor, global_valid_tokens: Tensor | None = None, *, micro: PackedBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """torchtitan's form of a loss.
+
+        Args:
+            pred: what the model returned within `losses_at_head`.
+        """
+        loss_N, sums = pred
+        return (loss_N * micro.loss_weight_BL[micro.loss_weight_BL != 0]).sum(), sums
+
+    def _losses(
+        self, hidden_BLH: Tensor, head_VH: Tensor, *, labels: Tensor, micro: PackedBatch, shard: WholeVocabulary
     ) -> tuple[Tensor, dict[str, Tensor]]:
         trained_BL = micro.loss_weight_BL != 0
         tokens = TrainedTokens(
@@ -137,12 +153,10 @@ class StageLoss(BaseLoss):
             weight_N=micro.loss_weight_BL[trained_BL],
             extras={name: extra[trained_BL] for name, extra in micro.extras.items()},
         )
-        pred_N, shard = local(pred)[trained_BL], self._head.shard
+        hidden_NH = hidden_BLH[trained_BL]
         if isinstance(self._stage, HiddenStatesLoss):
-            loss_N, sums = self._head(pred_N, loss=partial(self._stage.hidden_loss, tokens=tokens, shard=shard))
-        else:
-            loss_N, sums = self._stage.token_loss(local(self._head(pred_N)), tokens, shard)
-        return (loss_N * tokens.weight_N).sum(), sums
+            return self._stage.hidden_loss(hidden_NH, head_VH, tokens, shard)
+        return self._stage.token_loss(F.linear(hidden_NH, head_VH), tokens, shard)
 
 
 class NoTokenizer(BaseTokenizer):
@@ -296,10 +310,11 @@ class PolymathTrainer(Trainer):
     ) -> Tensor:
         micro = extra_kwargs.pop("micro")
         with self.train_context():
-            pred = self.model_parts[0](inputs, **extra_kwargs)
+            with self.loss_fn.losses_at_head(labels, micro):
+                pred = self.model_parts[0](inputs, **extra_kwargs)
             loss, sums = self.loss_fn(pred, labels, global_valid_tokens, micro=micro)
             del pred
-            self.loss_fn.backward(loss)
+            loss.backward()
         for name, value in sums.items():
             value = value.detach()
             known = self._sums.get(name)
@@ -338,8 +353,8 @@ class PolymathTrainer(Trainer):
         for micro in self._own(batch):
             inputs, _, extra_kwargs = self.post_dataloading_process({"micro": micro}, micro.labels_BL)
             del extra_kwargs["micro"]
-            with self.train_context():
-                logits = model.lm_head(local(model(inputs, **extra_kwargs)))
+            with self.train_context(), self.loss_fn.at_head():
+                logits = model(inputs, **extra_kwargs)
             whole = logits.full_tensor() if isinstance(logits, DTensor) else logits
             found.append((micro, whole.float().cpu()))
         if isinstance(model.lm_head, FSDPModule):

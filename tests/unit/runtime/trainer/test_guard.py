@@ -29,6 +29,7 @@ from polymath.specs.diagnostics import UserError
 from polymath.specs.distillation import DistillLoss, Support
 from polymath.specs.model import Model, ModelShape, StudentSft
 from torch import Tensor
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 
@@ -126,7 +127,7 @@ def one_rank() -> Iterator[None]:
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobContext:
+def context(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobContext:
     mesh = [f"placement.{kind}.trainer.{name}=1" for kind in ("sft", "grpo", "distill") for name in ("devices", "expert")]
     rows = [f"student.sft.{name}={value}" for name, value in (("sequence_tokens", LENGTH), ("batch_sequences", 2))]
     plan = api.compile(SMOKE, overrides=["cluster.per_node=1", *mesh, *rows])
@@ -134,7 +135,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobContext:
     model = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")
     tokenizer = load_tokenizer(model)
     folder = tmp_path / "start"
-    write_random_model(folder, SHAPE, tokenizer, seed=1)
+    write_random_model(folder, getattr(request, "param", SHAPE), tokenizer, seed=1)
     tokenizer.save(folder)
     monkeypatch.setattr(JobContext, "input_folder", lambda _, name: folder)
     sources = Sources(spec_folder="", runs="", urls={})
@@ -216,9 +217,12 @@ def test_a_batch_without_a_token_to_train_moves_no_weight_and_training_goes_on(c
     assert (line["step"], line["loss"], line["tokens"]) == (3, 0.0, 0)
 
 
-def test_a_micro_batch_gathers_the_output_head_once(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage, gathered = Scripted(), []
-    unshard = FSDPParamGroup.unshard
+@pytest.mark.parametrize("context", [SHAPE, replace(SHAPE, tied_embeddings=False)], indirect=True, ids=["tied", "untied"])
+def test_a_micro_batch_gathers_the_output_head_once_and_reduces_its_gradient_once(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, gathered, reduced = Scripted(), [], []
+    unshard, reduce = FSDPParamGroup.unshard, _fsdp_param_group.foreach_reduce
 
     def counted(group: FSDPParamGroup, *arguments: Any) -> None:
         assert stage.trainer is not None
@@ -226,10 +230,18 @@ def test_a_micro_batch_gathers_the_output_head_once(context: JobContext, monkeyp
             gathered.append(stage.step)
         unshard(group, *arguments)
 
+    def counted_reduce(parameters: list[Any], *arguments: Any, **more: Any) -> Any:
+        assert stage.trainer is not None
+        owners = [owner for one in parameters for owner in (one._module_info.module, *one._module_info.shared_modules)]
+        if stage.trainer.model_parts[0].lm_head in owners:
+            reduced.append(stage.step)
+        return reduce(parameters, *arguments, **more)
+
     monkeypatch.setattr(FSDPParamGroup, "unshard", counted)
+    monkeypatch.setattr(_fsdp_param_group, "foreach_reduce", counted_reduce)
     trainer = _train(context, stage)
     micro_batches = 2 // trainer.config.training.local_batch_size
-    assert sorted(gathered) == sorted(list(range(1, stage.steps + 1)) * micro_batches)
+    assert sorted(gathered) == sorted(reduced) == sorted(list(range(1, stage.steps + 1)) * micro_batches)
     assert isinstance(trainer.model_parts[0].lm_head.weight, DTensor)  # sharded again
 
 

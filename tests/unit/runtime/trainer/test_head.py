@@ -92,9 +92,13 @@ def _loss_and_gradients(stage: object, model: nn.Module, batch: PackedBatch, poi
     model.zero_grad()
     stage_loss = StageLoss(StageLoss.Config())
     stage_loss.attach(stage, model)
-    pred = model(batch.tokens_BL, positions=batch.positions_BL)
-    if poison is not None:
-        pred = torch.where(poison.unsqueeze(-1), torch.nan, pred)
+    poisoned = (
+        [] if poison is None else [model.norm.register_forward_hook(lambda *call: call[-1].where(~poison.unsqueeze(-1), torch.nan))]
+    )
+    with stage_loss.losses_at_head(batch.labels_BL, batch):
+        pred = model(batch.tokens_BL, positions=batch.positions_BL)
+    for hook in poisoned:
+        hook.remove()
     loss, _ = stage_loss(pred, batch.labels_BL, micro=batch)
     loss.backward()
     return [loss.detach(), *(one.grad for one in model.parameters() if one.grad is not None)]
@@ -133,6 +137,14 @@ def test_hidden_states_of_positions_that_are_not_trained_are_never_read(model: n
     clean = _loss_and_gradients(Subset(), model, batch)
     poisoned = _loss_and_gradients(Subset(), model, batch, poison=batch.loss_weight_BL == 0)
     assert clean[0].isfinite() and torch.equal(clean[0], poisoned[0])
+
+
+def test_the_model_gives_hidden_states_outside_and_its_head_s_logits_when_asked(model: nn.Module) -> None:
+    batch = _batch(_weights(5))
+    _loss_and_gradients(Dense(), model, batch)
+    hidden_BLH = model(batch.tokens_BL, positions=batch.positions_BL)
+    assert hidden_BLH.shape == (ROWS, LENGTH, 32)
+    assert model.lm_head(hidden_BLH).shape[:2] == (ROWS, LENGTH)
 
 
 def test_a_stage_that_reads_logits_gets_them_after_one_that_did_not(model: nn.Module) -> None:
