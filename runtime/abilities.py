@@ -11,7 +11,9 @@ from pathlib import Path
 from ..compiler.plan import Job, Plan, Sources
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
+from ..specs.hardware import ACCELERATORS
 from ..specs.machine import Engines
+from ..te_kernels import INSTALL
 from .engines.endpoint import endpoint_of
 from .engines.vllm_launch import engine_python
 
@@ -42,6 +44,7 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
             fix="change these fields and compile again; validate, compile, diff and estimate know them already",
         )
     _check_machine(plan)
+    _check_transformer_engine(plan, jobs)
     if any(role.engine == "vllm" for job in jobs for role in job.roles.values()):
         engine_python()  # the job itself will look for it; to say so after hours would be late
     for job in jobs:
@@ -129,6 +132,31 @@ def _check_machine(plan: Plan) -> None:
             exit_code=ExitCode.UNFIT,
             fix=f"install that, or write `software: {{torch: {installed}}}` under `cluster` and compile again",
         )
+
+
+def _check_transformer_engine(plan: Plan, jobs: Sequence[Job]) -> None:
+    """Refuse jobs whose experts want Transformer Engine where it is not installed; whether it works, the job finds out first.
+
+    Raises:
+        UserError: exit code 5.
+    """
+    wanted = [job for job in jobs if job.settings.get("experts_recipe") and job.settings["precision"]["experts"]["backend"] == "te"]
+    if not wanted or not _is_installed("torch") or _is_installed("transformer-engine"):
+        return
+    recipe, capability = wanted[0].settings["experts_recipe"]["name"], ACCELERATORS[plan.cluster.accelerator].compute_capability
+    where = f"{plan.cluster.accelerator}, compute capability {'.'.join(map(str, capability or ()))}"
+    raise UserError(
+        f"plan `{plan.name}` computes experts by Transformer Engine's {recipe} ({where}), and it is not installed here",
+        exit_code=ExitCode.UNFIT,
+        fix=f"install it beside the GPU's torch: {INSTALL}",
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _listed(jobs: Sequence[str]) -> str:

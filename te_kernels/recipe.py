@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-INSTALL = "pip install --no-build-isolation 'transformer-engine[core_cu13,pytorch]==2.20.2'"
+from . import INSTALL
+
 FAILURES = (ImportError, RuntimeError, FileNotFoundError, AssertionError)  # what importing a broken installation was seen to raise
 BLOCK = 128  # of Float8BlockScaling
 MX_BLOCK = 32  # of MXFP8BlockScaling

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from polymath.runtime.launch.run import launch_plan
 from polymath.specs.diagnostics import ExitCode, UserError
 
 TEMPLATE = Path(__file__).parents[3] / "specs" / "init.yaml"
+KINDS = ("sft", "grpo", "distill")
+ONE = "placement.{kind}={{trainer: {{devices: 1}}}}"
 TRAINER = "placement.{kind}.trainer"
 ACTING_DEVICES = (
     "placement={grpo: {trainer: {devices: 1}, rollout: {devices: 1}}, distill: {trainer: {devices: 1}, rollout: {devices: 1}},"
@@ -136,6 +139,26 @@ def test_another_machine_or_torch_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert "is for torch 2.15.0; 2.13.0 is installed" in refusal(plan, tmp_path)
     monkeypatch.setattr(abilities, "version", lambda _: "2.15.0+cu130")
     refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
+
+
+def test_transformer_engine_is_missed_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = "precision.experts={format: fp8_blockwise, backend: te}"
+    plan = compiled(tmp_path, "cluster={accelerator: h100, per_node: 1}", experts, *(f"{ONE.format(kind=k)}" for k in KINDS))
+    installed = {"torch": "2.15.0+cu130"}
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(abilities, "version", version)
+    monkeypatch.setattr(abilities, "GPU_DEVICES", (str(tmp_path), "nvidia[0-9]*"))
+    (tmp_path / "nvidia0").touch()
+    message = refusal(plan, tmp_path, "sft")
+    assert "Transformer Engine's Float8BlockScaling (h100, compute capability 9.0), and it is not installed here" in message
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [plan.job("import")])  # trains nothing
+    installed["transformer-engine"] = "2.20.2"
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [plan.job("sft")])
 
 
 def test_launch_and_the_training_entry_refuse_before_they_write_anything(
