@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fp8_layers import FORMATS, arithmetic, layer, passed, recipe
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of_numpy
 from polymath.te_kernels.experts import expert_layer
@@ -36,6 +36,7 @@ def per_number(x_RC: Tensor, block: tuple[int, int]) -> Tensor:
     return found
 
 
+@settings(deadline=None)  # other processes may hold the cores
 @given(matrices, any_block, any_dtype, st.booleans())
 def test_the_error_of_a_number_is_bounded_by_its_own_size_and_its_block_s(
     matrix: object, block: tuple[int, int], dtype: torch.dtype, power_of_two: bool
@@ -50,6 +51,7 @@ def test_the_error_of_a_number_is_bounded_by_its_own_size_and_its_block_s(
     assert (error <= bound).all()
 
 
+@settings(deadline=None)
 @given(matrices, any_block, any_dtype)
 def test_what_was_quantised_once_stays_as_it_is(matrix: object, block: tuple[int, int], dtype: torch.dtype) -> None:
     once = dequantize(quantize(torch.from_numpy(matrix), dtype, block, power_of_two=True))
@@ -59,6 +61,7 @@ def test_what_was_quantised_once_stays_as_it_is(matrix: object, block: tuple[int
     assert torch.equal(twice, once * kept)
 
 
+@settings(deadline=None)
 @given(matrices, any_dtype)
 def test_one_scale_that_is_no_power_of_two_drifts_by_the_rounding_of_float32_alone(matrix: object, dtype: torch.dtype) -> None:
     x_RC = torch.from_numpy(matrix)
@@ -68,6 +71,7 @@ def test_one_scale_that_is_no_power_of_two_drifts_by_the_rounding_of_float32_alo
     torch.testing.assert_close(twice, once, rtol=1e-6, atol=torch.finfo(torch.float32).tiny)
 
 
+@settings(deadline=None)
 @given(matrices, any_block, any_dtype, st.booleans())
 def test_order_is_kept_within_a_block(matrix: object, block: tuple[int, int], dtype: torch.dtype, power_of_two: bool) -> None:
     x_RC = torch.from_numpy(matrix)
@@ -78,6 +82,7 @@ def test_order_is_kept_within_a_block(matrix: object, block: tuple[int, int], dt
         assert (read_RC[here].reshape(-1)[order].diff() >= 0).all()
 
 
+@settings(deadline=None)
 @given(matrices, any_dtype)
 def test_columns_are_quantised_as_the_rows_of_the_transpose(matrix: object, dtype: torch.dtype) -> None:
     x_RC = torch.from_numpy(matrix)
@@ -87,6 +92,7 @@ def test_columns_are_quantised_as_the_rows_of_the_transpose(matrix: object, dtyp
     assert torch.equal(columnwise.scale_inverse.T, transposed.scale_inverse)
 
 
+@settings(deadline=None)
 @given(st.floats(width=32, min_value=0), any_dtype)
 def test_a_power_of_two_scale_is_the_largest_that_does_not_overflow(amax: float, dtype: torch.dtype) -> None:
     scale = scale_from(torch.tensor(amax), dtype, power_of_two=True).item()
