@@ -73,6 +73,9 @@ def _beyond(job: Job, plan: Plan) -> Iterator[str]:
         backend = next(one.value for one in job.titan if one.path == "parallelism.spmd_backend")
         if mesh is not None and mesh.tensor > 1 and backend != TENSOR_BACKEND:
             yield f"placement.{job.kind}.trainer.tensor: {mesh.tensor} with {backend}, the backend of torch above 2.13"
+        if mesh is not None and mesh.tensor > 1 and "experts_recipe" in job.settings:
+            format_ = job.settings["precision"]["experts"]["format"]
+            yield f"placement.{job.kind}.trainer.tensor: {mesh.tensor} with experts in {format_}, which was never tried"
         if mesh is not None and mesh.loss_chunks > 1:
             yield f"{_path(job)}.sequence_tokens: the logits of a row fit only in {mesh.loss_chunks} parts"
 

@@ -141,6 +141,12 @@ def test_another_machine_or_torch_is_named(tmp_path: Path, monkeypatch: pytest.M
     refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
 
 
+def test_tensor_parallel_experts_in_fp8_are_refused(tmp_path: Path) -> None:
+    placed = "placement.sft={trainer: {devices: 2, tensor: 2}}"
+    plan = compiled(tmp_path, placed, "precision.experts={format: fp8_current, backend: reference}")
+    assert "placement.sft.trainer.tensor: 2 with experts in fp8_current" in refusal(plan, tmp_path, "sft")
+
+
 def test_transformer_engine_is_missed_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experts = "precision.experts={format: fp8_blockwise, backend: te}"
     plan = compiled(tmp_path, "cluster={accelerator: h100, per_node: 1}", experts, *(f"{ONE.format(kind=k)}" for k in KINDS))
