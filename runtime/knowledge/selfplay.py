@@ -4,7 +4,8 @@ For proposal 0, 1, 2, ... until enough are accepted, or a bound or the budget is
   1. draw a task with a random generator of the proposal's own, and let the proposer write it; refuse what is known or nearly so;
   2. the checks that need no solver;
   3. let the solver try, at most `attempts` times; trim what led nowhere; all five checks; the verifier's word;
-  4. write the attempts back to the graph, refused ones with the check that refused them, together with the proposal's outcome.
+  4. keep the first attempt that passes, or the best of all that do, where the generator ranks its candidates;
+  5. write the attempts back to the graph, refused ones with the check that refused them, together with the proposal's outcome.
 A proposal is one transaction: what a kill interrupts was never written, and is played again the same.
 
 What it does not do: train, or talk to the network itself (`roles.py`).
@@ -28,6 +29,7 @@ from .similar import is_new
 from .trimming import trimmed
 
 NOTED = "self-play"
+OUTRANKED = "outranked"  # by a better attempt at the same task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +38,7 @@ class Goal:
 
     Args:
         accepted: tasks.
-        attempts: at each task, until one is accepted.
+        attempts: at each task, until one is accepted, or all of them where the generator ranks them.
         patience: proposals for each accepted task that is wanted, on average, before it stops.
         split: None, or whose tasks: held-out ones are those that a world of the same name evaluates on.
     """
@@ -127,6 +129,7 @@ def _proposal(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player
     if not of_task and not is_new(generator.store, task.key, task.instruction, generator.duplicate_threshold):
         return found | {"outcome": "known"}
     tries = 1 if of_task else goal.attempts  # no solver mends a task; one try shows what it would have met
+    played: list[tuple[TrajectoryRecord, Mapping[str, str]]] = []
     for attempt in range(tries):
         episode = generator.start_record(task)
         seed = int(random.Random(f"{goal.seed}:{number}:{attempt}").getrandbits(31))
@@ -135,17 +138,24 @@ def _proposal(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player
         why = refusals(generator, record, of_task)
         if not why and (veto := roles.vetoes(generator, record)):
             why = {"verifier": veto}
-        reason = next(iter(why), "")
         told = {"generator": generator.name, "proposal": number, "attempt": attempt, "seed": goal.seed, **roles.describe()}
-        record = record.with_provenance(**told, checks="passed" if not why else dict(why))
-        add_attempt(generator.store, record, accepted=not why, reason=reason)
+        played.append((record.with_provenance(**told, checks="passed" if not why else dict(why)), why))
         found["attempts"] += 1
         found["statuses"][record.status] = found["statuses"].get(record.status, 0) + 1
         for check in why:
             found["refused"][check] = found["refused"].get(check, 0) + 1
-        if not why:
-            return found | {"outcome": "accepted"}
-    return found
+        if not why and not generator.ranks_candidates:
+            break
+    best = max((record for record, why in played if not why), key=_rank, default=None)  # the first of equals
+    for record, why in played:
+        add_attempt(generator.store, record, accepted=record is best, reason=next(iter(why), "" if record is best else OUTRANKED))
+    return found if best is None else found | {"outcome": "accepted"}
+
+
+def _rank(record: TrajectoryRecord) -> tuple[float, float, int]:
+    """The right outcome, then right steps, then the fewest."""
+    verdicts = [step.verdict for step in record.steps if step.verdict is not None]
+    return (record.reward or 0.0, sum(verdicts) / len(verdicts) if verdicts else 0.0, -len(record.steps))
 
 
 def _note(generator: TaskGenerator, goal: Goal) -> None:

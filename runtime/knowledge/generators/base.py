@@ -44,6 +44,7 @@ class TaskGenerator(ABC):
     tools: Sequence[Mapping[str, Any]] = ()  # OpenAI function schemas
     verifiers: Mapping[str, str]  # what each checks, by name
     duplicate_threshold = 0.8  # similarity of instructions from which a task is known already
+    ranks_candidates = False  # whether every attempt at a task is played and only the best of those that pass is kept
     fewest_steps = 2  # that make a process more than one lookup; 0 where a task is solved without tools
 
     def __init__(self, store: GraphStore, settings: Any) -> None:

@@ -9,7 +9,7 @@ Source: Agents-A1 report (arXiv 2606.30616), tool data.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from ....specs.generators import ToolSubgraphsSettings
 from ...worlds.base import Call, Unreadable
 from ..graph import GraphStore
 from ..importers import add_tool
-from ..records import TaskRecord, TrajectoryRecord
+from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, say, tool
 
 # Each resource with the resource that it belongs to: a chain of dependencies from a person to a thing to change.
@@ -80,6 +80,7 @@ class ToolSubgraphs(TaskGenerator):
     """Find the one record through others, and set its state."""
 
     name = "tool_subgraphs"
+    ranks_candidates = True
     verifiers: Mapping[str, str] = {
         "outcome": "the record that was asked for has the state that was asked for, and nothing else changed",
         "get": "the record lies on the way",
@@ -221,16 +222,6 @@ class ToolSubgraphs(TaskGenerator):
 
 
 CHAIN_OF = {resource: parent for chain in CHAINS for parent, resource in pairwise(chain)}
-
-
-def best_candidate(candidates: Sequence[TrajectoryRecord]) -> TrajectoryRecord:
-    """The candidate that the verifier ranks first: the right outcome, then right steps, then the fewest calls."""
-
-    def rank(record: TrajectoryRecord) -> tuple[float, float, int]:
-        verdicts = [step.verdict for step in record.steps if step.verdict is not None]
-        return (record.reward or 0.0, sum(verdicts) / len(verdicts) if verdicts else 0.0, -len(record.steps))
-
-    return max(candidates, key=rank)
 
 
 def _tools() -> list[dict[str, Any]]:

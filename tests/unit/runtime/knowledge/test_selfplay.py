@@ -56,6 +56,43 @@ def test_what_is_accepted_passed_every_check_and_failures_stay_as_failed_branche
     assert any(record.provenance.get("trimmed") for record in kept)
 
 
+class Wandering(Roles):
+    """The first candidate at a task reads something twice over that the path does not need; the second does not."""
+
+    def solve(self, generator: Any, task: Any, opening: Sequence[Any], seed: int) -> Any:
+        solver = super().solve(generator, task, opening, seed)
+        self.solved = (*getattr(self, "solved", ()), task.key)
+        return Detour(solver, generator) if self.solved.count(task.key) == 1 else solver
+
+
+class Detour:
+    def __init__(self, solver: Any, generator: Any) -> None:
+        self.solver, self.generator, self.waiting = solver, generator, None
+
+    def next(self, observations: Sequence[Any]) -> Any:
+        if self.waiting is not None:
+            return self.waiting.pop() if self.waiting else self.solver.next(observations)
+        message = self.solver.next(observations)
+        if not message.get("tool_calls"):
+            return message
+        arguments = json.dumps({"name": "Somebody Else"})
+        finder = next(one["function"]["name"] for one in self.generator.tools if one["function"]["name"].startswith("find_"))
+        call = {"id": "call_0", "type": "function", "function": {"name": finder, "arguments": arguments}}
+        self.waiting = [message]
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def test_of_several_candidates_the_best_that_passes_is_kept_and_the_others_stay_as_branches(tmp_path: Path) -> None:
+    generator = make_generator("tool_subgraphs", {}, GraphStore.create(tmp_path / "a.sqlite"))
+    report = self_play(generator, Wandering(), Goal(accepted=10, attempts=2))
+    assert report.accepted == 10 and report.attempts >= 20
+    kept = {record.task.key: record for record in accepted(generator)}
+    assert len(kept) == 10 and {record.provenance["attempt"] for record in kept.values()} == {1}
+    outranked = [one for one in attempts(generator.store, accepted=False) if one.provenance["refused"] == "outranked"]
+    assert len(outranked) == 10 and all(one.provenance["checks"] == "passed" for one in outranked)
+    assert all(len(one.steps) > len(kept[one.task.key].steps) for one in outranked)
+
+
 def test_a_kill_loses_and_doubles_nothing(tmp_path: Path) -> None:
     code = """
 import sys
