@@ -7,6 +7,7 @@ Each check stands alone and returns what it measured; pytest runs them too (test
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -275,7 +276,7 @@ def check_fsdp(device: str) -> str:
 
 
 def check_recipe(device: str) -> str:
-    """the smoke recipe trains its SFT with Transformer Engine"""
+    """the small recipe goes through its three stages with Transformer Engine"""
     missing = lacks("torchtitan", "transformers", "fla") or (None if device == "cuda" else "a GPU")
     if missing:
         raise Lacking(missing)
@@ -287,14 +288,16 @@ def check_recipe(device: str) -> str:
         "precision={compute: bfloat16, experts: {format: fp8_blockwise, backend: te}}",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        recipe = ROOT / "recipes" / "smoke.yaml"
+        recipe = ROOT / "recipes" / "agents_a1_tiny_one_rank.yaml"
         overrides = [part for one in (*settings, f"storage.runs={folder}/runs") for part in ("--set", one)]
         command = [sys.executable, "-m", "polymath.runtime.cli"]
         for arguments in (["compile", str(recipe), "-o", f"{folder}/plan", *overrides], ["launch", f"{folder}/plan"]):
             finished = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=folder)
             assert finished.returncode == 0, finished.stderr[-2000:]
-        metrics = next(Path(folder).glob("runs/*/jobs/sft-*/metrics.jsonl")).read_text().splitlines()
-    return f"{len(metrics)} steps of SFT"
+        scoreboard = json.loads(next(Path(folder).glob("runs/*/scoreboard.json")).read_text())
+    gain = scoreboard["mean_recovered_gain"]
+    assert gain > 0.9, f"the student recovered {gain:.3f} of its teachers' gain"
+    return f"recovered gain {gain:.3f}"
 
 
 CHECKS = (
