@@ -70,14 +70,19 @@ def _beyond(job: Job, plan: Plan) -> Iterator[str]:
         for name in DEGREES:
             if mesh is not None and getattr(mesh, name) > 1:
                 yield f"placement.{job.kind}.trainer.{name}: {getattr(mesh, name)}"
-        backend = next(one.value for one in job.titan if one.path == "parallelism.spmd_backend")
-        if mesh is not None and mesh.tensor > 1 and backend != TENSOR_BACKEND:
-            yield f"placement.{job.kind}.trainer.tensor: {mesh.tensor} with {backend}, the backend of torch above 2.13"
-        if mesh is not None and mesh.tensor > 1 and "experts_recipe" in job.settings:
-            format_ = job.settings["precision"]["experts"]["format"]
-            yield f"placement.{job.kind}.trainer.tensor: {mesh.tensor} with experts in {format_}, which was never tried"
+        if mesh is not None and mesh.tensor > 1:
+            yield from _tensor(job, f"placement.{job.kind}.trainer.tensor: {mesh.tensor}")
         if mesh is not None and mesh.loss_chunks > 1:
             yield f"{_path(job)}.sequence_tokens: the logits of a row fit only in {mesh.loss_chunks} parts"
+
+
+def _tensor(job: Job, asked: str) -> Iterator[str]:
+    """What stands against tensor parallelism."""
+    backend = next(one.value for one in job.titan if one.path == "parallelism.spmd_backend")
+    if backend != TENSOR_BACKEND:
+        yield f"{asked} with {backend}, the backend of torch above 2.13"
+    if "experts_recipe" in job.settings:
+        yield f"{asked} with experts in {job.settings['precision']['experts']['format']}, which was never tried"
 
 
 def _engines(job: Job, plan: Plan) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ..specs.locations import local_path
 from .files import describe_files, sha256_of, write_json
 
 DONE = "DONE.json"
+TOLD_ELSEWHERE = "its own message says why"  # of a rank that leaves because another has to; the other's message is shown
 STOP_REQUEST = "STOP"
 ROLLOUT = "rollout.json"  # how far the batch is that is being played
 PUBLISHED = ("model", "trajectories", "float32", "bfloat16", "result.json")

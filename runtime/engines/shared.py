@@ -1,16 +1,37 @@
 """An engine in a process of its own, as the ranks of a job share it: they ask it side by side, and load its weights together."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import full_disk_is_clear
-from ..jobs import JobContext
-from .protocol import Capabilities, Engine, Generation, Identity, SamplingSettings, TopK, Traffic
+from ..jobs import TOLD_ELSEWHERE, JobContext
+from .protocol import Capabilities, Engine, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic
+
+Answer = TypeVar("Answer")
+
+
+def agreed(context: JobContext, ask: Callable[[], Answer]) -> Answer:
+    """What this rank is answered, once every rank is. Collective.
+
+    A rank whose engine is gone saves a checkpoint with all others before it leaves, so they have to know.
+
+    Raises:
+        EngineSilent: on every rank, if the engine of one of them is gone.
+    """
+    silent: EngineSilent | None = None
+    answers: list[Answer] = []
+    try:
+        answers.append(ask())
+    except EngineSilent as error:
+        silent = error
+    if context.any_rank(silent is not None):
+        raise silent or EngineSilent("the engine of another rank", TOLD_ELSEWHERE)
+    return answers[0]
 
 
 class ReloadingEngine(Engine, Protocol):
@@ -69,14 +90,16 @@ class SharedEngine:
         return self._engine.expert_choices(sequences)
 
     def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Write the weights where every copy reads them, and have every copy read them. Collective."""
+        """Write the weights where every copy reads them, and have every copy read them. Collective.
+
+        Raises:
+            EngineSilent: on every rank; one of the copies is gone.
+        """
         folder = self._context.folder / "weights"
         if self._context.is_first_rank:
             write_weights(weights, folder)
         self._context.barrier()
-        if self._owns_copy:
-            self._engine.reload(folder, policy_version=policy_version)
-        self._context.barrier()
+        agreed(self._context, lambda: self._engine.reload(folder, policy_version=policy_version) if self._owns_copy else None)
         self.policy_version = self._engine.policy_version = policy_version
         if self._context.is_first_rank:
             shutil.rmtree(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...compiler.plan import Job
 from ...specs.diagnostics import ExitCode
-from ..jobs import is_done
+from ..jobs import TOLD_ELSEWHERE, is_done
 from .decide import can_resume
 
 
@@ -34,13 +34,13 @@ def find_failure(run_dir: Path, jobs: Sequence[Job], status: int, ended_by_user:
         return None
     folder = run_dir / "jobs" / job.folder
     failing = sorted(
-        (outcome["time"], outcome["rank"], outcome["exit_code"], outcome["message"])
+        (TOLD_ELSEWHERE in str(outcome["message"]), outcome["time"], outcome["rank"], outcome["exit_code"], outcome["message"])
         for outcome in map(_read, folder.glob("outcome.*.json"))
         if outcome is not None and outcome["exit_code"] != ExitCode.OK
     )
     if failing:
         # Ranks that fail later mostly fail because the first one left.
-        _, _, code, message = failing[0]
+        *_, code, message = failing[0]
         return Failure(job=job, exit_code=ExitCode(code), message=message)
     if ended_by_user:
         return Failure(job=job, exit_code=ExitCode.INTERRUPTED, message="ended at once, as asked")

@@ -27,8 +27,9 @@ from ..data.batch import Document, PackedBatch
 from ..data.packing import bins, pack
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
-from ..engines.protocol import Engine, EngineSilent, SamplingSettings
+from ..engines.protocol import Engine, SamplingSettings
 from ..engines.registry import EngineRole, open_engines
+from ..engines.shared import agreed
 from ..files import write_json
 from ..jobs import ROLLOUT, JobContext
 from ..judging import open_judge
@@ -244,8 +245,10 @@ class OnPolicyBatches:
         engine.load_weights(self.trainer.full_weights(), policy_version=version)
         if not engine.capabilities.embedded:
             canary = self.actors.canary
-            found = engine_logprobs(engine, canary), trainer_logprobs(self.trainer, canary)
-            gap = require_parity(*found, self.context.setting("precision", Precision), version)
+            told = agreed(self.context, lambda: engine_logprobs(engine, canary))
+            gap = require_parity(
+                told, trainer_logprobs(self.trainer, canary), self.context.setting("precision", Precision), version
+            )
             self.parity = {"parity_gap_mean": gap.mean, "parity_gap_max": gap.largest}
 
     def begin(self, index: int, *, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
@@ -285,13 +288,8 @@ class OnPolicyBatches:
 
     def _publish(self, index: int, samples: Callable[[], list[LedgerSample]]) -> None:
         """Publish what every rank has played; nothing of it if the engine of one of them is gone."""
-        context, silent = self.context, None
-        try:
-            self.ledger.write_part(index, context.rank, samples())
-        except EngineSilent as error:
-            silent = error
-        if context.any_rank(silent is not None):
-            raise silent or EngineSilent("the engine of another rank", "its own message says why")
+        context = self.context
+        agreed(context, lambda: self.ledger.write_part(index, context.rank, samples()))
         context.barrier()
         if context.is_first_rank:
             self.ledger.publish(index, context.world_size)

@@ -14,10 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from polymath.compiler.plan import read_plan
 from polymath.runtime.data.trajectories import SourceReport
 from polymath.runtime.files import write_json
+from polymath.runtime.jobs import TOLD_ELSEWHERE, Outcome
 from polymath.runtime.launch import machine
 from polymath.runtime.launch.events import read_events
+from polymath.runtime.launch.outcome import find_failure
 from polymath.runtime.launch.run import launch_plan, what_became_of_rows
 from polymath.runtime.launch.status import run_status
 from polymath.specs.diagnostics import UserError
@@ -60,6 +63,16 @@ def test_the_first_failing_ranks_message_is_the_one_shown_and_its_code_the_launc
     assert ran(run_dir) == ["import", "sft"]
     states = {job["job"]: job["state"] for job in run_status(run_dir)["jobs"]}
     assert states == {"import": "finished", "sft": "failed", "distill": "waiting"}
+
+
+def test_a_rank_that_leaves_for_the_sake_of_another_is_not_the_one_that_is_shown(plan_folder: Path, run_dir: Path) -> None:
+    job = next(one for one in read_plan(plan_folder).jobs if one.id == "sft")
+    folder = run_dir / "jobs" / job.folder
+    folder.mkdir(parents=True)
+    Outcome(job="sft", rank=1, exit_code=7, message=f"the engine of another rank does not answer: {TOLD_ELSEWHERE}").write(folder)
+    Outcome(job="sft", rank=0, exit_code=7, message="the engine does not answer: its process has ended").write(folder)
+    failure = find_failure(run_dir, [job], status=1, ended_by_user=False)
+    assert failure is not None and failure.message == "the engine does not answer: its process has ended"
 
 
 def test_after_a_failure_the_next_launch_goes_on_with_the_failed_job(

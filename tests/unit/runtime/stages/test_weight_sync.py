@@ -1,13 +1,16 @@
 """An engine outside the trainer acts with the trainer's weights, or training stops before anything is rolled out."""
 
 import dataclasses
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from on_policy_runs import TOKENIZER, StubTrainer, distill_stage
+from polymath.runtime.engines.protocol import EngineSilent
 from polymath.runtime.engines.shared import SharedEngine, write_weights
 from polymath.runtime.engines.transformers_engine import TransformersEngine
 from polymath.runtime.jobs import JobContext
@@ -34,6 +37,8 @@ class Elsewhere(TransformersEngine):
 
     def reload(self, folder: Path, *, policy_version: int) -> None:
         self.folders.append(folder)
+        if self.fault == "gone":
+            raise EngineSilent("the engine", "the engine is gone")
         weights = load_file(folder / "model.safetensors")
         if self.fault == "dropped":
             weights = {name: parameter.clone() for name, parameter in self._model.named_parameters()}
@@ -116,6 +121,30 @@ def test_a_rank_without_a_copy_of_its_own_leaves_the_loading_to_the_one_that_has
     second = dataclasses.replace(context, rank=1, world_size=2)
     SharedEngine(elsewhere, second, owns_copy=False).load_weights({}, policy_version=3)
     assert elsewhere.folders == [] and elsewhere.policy_version == 3  # told, because every rank waited for the one that loads
+
+
+def test_an_engine_that_is_gone_while_it_loads_is_told_to_every_rank_at_the_same_place(
+    context: JobContext, models: Mapping[str, Path], elsewhere: Elsewhere
+) -> None:
+    """What two ranks agree on, played by two threads: the one that loads, and one that only waits."""
+    flags: list[bool] = []
+    both = threading.Barrier(2, timeout=20)
+
+    def any_rank(flag: bool) -> bool:
+        flags.append(flag)
+        both.wait()
+        return any(flags)
+
+    elsewhere.fault = "gone"
+    ranks = [dataclasses.replace(context, rank=rank, world_size=2, barrier=both.wait, any_rank=any_rank) for rank in (0, 1)]
+    shared = [SharedEngine(elsewhere, one, owns_copy=one.rank == 0) for one in ranks]
+    weights = StubTrainer(models["a"]).full_weights()
+    with ThreadPoolExecutor(2) as pool:
+        loading = [pool.submit(one.load_weights, weights, policy_version=3) for one in shared]
+        found = [one.exception() for one in loading]
+    assert all(isinstance(one, EngineSilent) for one in found)
+    assert "the engine is gone" in str(found[0]) and "of another rank" in str(found[1])
+    assert [one.policy_version for one in shared] == [0, 0]
 
 
 def test_weights_that_share_memory_are_written_once(models: Mapping[str, Path], tmp_path: Path) -> None:
