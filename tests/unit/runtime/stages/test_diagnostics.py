@@ -11,6 +11,7 @@ from polymath.runtime.data.batch import PackedBatch
 from polymath.runtime.data.packing import pack
 from polymath.runtime.launch.events import read_events
 from polymath.runtime.ledger import LedgerSample
+from polymath.runtime.losses.shard import WHOLE
 from polymath.runtime.monitors import MONITOR_OF_ALARM, UPDATE_SKIPPED
 from polymath.runtime.stages.diagnostics import Alarms, WatchedTokens, coverage_metrics, domain_metrics, routing_metrics
 from polymath.specs import alarms as spec
@@ -51,7 +52,7 @@ def test_watched_tokens_of_each_domain_by_hand() -> None:
         labels=[0, 3, 1, 2],
         logprobs=[-0.9163, -2.8026, -1.2040, 50.0],  # log 0.4, log 0.1 - 0.5, log 0.3
     )
-    metrics = watched.metrics(watched.sums(torch.ones(4, 1), HEAD_VH, given))
+    metrics = watched.metrics(watched.sums(torch.ones(4, 1), HEAD_VH, given, WHOLE))
     assert metrics["coverage_mean.science"] == pytest.approx((0.7 + 0.6) / 2, abs=1e-4)
     assert metrics["coverage_mean.tools"] == pytest.approx(0.3, abs=1e-4)
     assert metrics["coverage_mean"] == pytest.approx((0.7 + 0.6 + 0.3) / 3, abs=1e-4)
@@ -76,11 +77,11 @@ def test_tokens_outside_the_importance_bounds_by_hand() -> None:
     )
     for importance, science in (((0.5, 2.0), 0.0), ((0.5, 1.6), 0.5), ((1.1, 2.0), 0.5)):
         watched = WatchedTokens(DOMAINS, frozenset(), importance)
-        metrics = watched.metrics(watched.sums(torch.ones(4, 1), HEAD_VH, given))
+        metrics = watched.metrics(watched.sums(torch.ones(4, 1), HEAD_VH, given, WHOLE))
         assert metrics["outside_importance.science"] == pytest.approx(science)
         assert metrics["outside_importance.tools"] == (1.0 if importance[0] > 1 else 0.0)
         assert "outside_importance.search" not in metrics
-    assert "outside_importance" not in WatchedTokens(DOMAINS, frozenset()).sums(torch.ones(4, 1), HEAD_VH, given)
+    assert "outside_importance" not in WatchedTokens(DOMAINS, frozenset()).sums(torch.ones(4, 1), HEAD_VH, given, WHOLE)
 
 
 def test_sums_of_micro_batches_and_ranks_are_the_sums_of_the_batch() -> None:
@@ -89,11 +90,12 @@ def test_sums_of_micro_batches_and_ranks_are_the_sums_of_the_batch() -> None:
         "domains": [0, 1, 0], "watched": [True] * 3, "support": [[0, 1], [1, 2], [2, 3]], "labels": [0, 1, 2],
         "logprobs": [-1.0, -2.0, -3.0],
     }  # fmt: skip
-    whole = watched.sums(torch.ones(3, 1), HEAD_VH, tokens(**columns))
+    whole = watched.sums(torch.ones(3, 1), HEAD_VH, tokens(**columns), WHOLE)
     parts = [
-        watched.sums(torch.ones(1, 1), HEAD_VH, tokens(**{name: one[n : n + 1] for name, one in columns.items()})) for n in range(3)
+        watched.sums(torch.ones(1, 1), HEAD_VH, tokens(**{name: one[n : n + 1] for name, one in columns.items()}), WHOLE)
+        for n in range(3)
     ]
-    empty = watched.sums(torch.ones(0, 1), HEAD_VH, tokens([], [], [], [], []))
+    empty = watched.sums(torch.ones(0, 1), HEAD_VH, tokens([], [], [], [], []), WHOLE)
     for name, expected in whole.items():
         pieces = torch.stack([one[name] for one in (*parts, empty)])
         torch.testing.assert_close(pieces.amax(0) if name.endswith("_max") else pieces.sum(0), expected)
@@ -101,9 +103,9 @@ def test_sums_of_micro_batches_and_ranks_are_the_sums_of_the_batch() -> None:
 
 def test_a_batch_without_a_watched_token_and_one_with_nan_have_sums_all_the_same() -> None:
     watched = WatchedTokens(DOMAINS, frozenset())
-    empty = watched.sums(torch.ones(0, 1), HEAD_VH, tokens([], [], [], [], []))
+    empty = watched.sums(torch.ones(0, 1), HEAD_VH, tokens([], [], [], [], []), WHOLE)
     assert watched.metrics(empty) == {"coverage_mean": 1.0, "coverage_p05": 1.0}
-    bad = watched.sums(torch.full((1, 1), torch.nan), HEAD_VH, tokens([0], [True], [[0, 1]], [0], [-1.0]))
+    bad = watched.sums(torch.full((1, 1), torch.nan), HEAD_VH, tokens([0], [True], [[0, 1]], [0], [-1.0]), WHOLE)
     assert bad["coverage_histogram"].sum() == 1  # the trainer stops at the loss; nothing breaks before
 
 
