@@ -8,10 +8,13 @@ answer, and whether there is another way around the evidence.
 
 import json
 import random
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Generator as Coroutine
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from ...worlds.base import ERROR, PATIENCE, Answer, Call, Unreadable, is_heldout, message_of
@@ -281,6 +284,33 @@ class ScriptedSolver:
 def say(text: str) -> Call:
     """A message without a call, as an act of an oracle that talks with a simulated user."""
     return Call("", {"text": text})
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers that a text says as words of their own, as they are written."""
+    return re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)", text)
+
+
+def readings(text: str, values: Mapping[str, int], ranges: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, float]]:
+    """Every way to fill in numbers by what a text says, which need not be what its author meant.
+
+    A value that the text does not say may be any of its range, of which the ends are given; a number that is no value may stand for
+    each whose range it lies in.
+    """
+    left = Counter(numbers_in(text))
+    open_ = []
+    for name, value in values.items():
+        if left[str(value)]:
+            left[str(value)] -= 1
+        else:
+            open_.append(name)
+    others = [float(number) for number in left.elements()]
+    ways = [
+        [*(ranges[name] if name in open_ else [value]), *(one for one in others if ranges[name][0] <= one <= ranges[name][1])]
+        for name, value in values.items()
+    ]
+    for chosen in product(*ways):
+        yield dict(zip(values, chosen, strict=True))
 
 
 def read_call(tools: Sequence[Mapping[str, Any]], raw: Any) -> Call:

@@ -8,6 +8,7 @@ Source: Agents-A1 report (arXiv 2606.30616), engineering data; the tools are tho
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,9 +26,7 @@ TRAIN, PUBLIC, PRIVATE = 60, 30, 60  # rows
 MOST_CODE = 20_000  # characters of a program
 SHOWN = 1500  # characters of an output
 _NAMES = ["width", "depth", "heat", "flow", "load", "age", "slope", "grain", "pulse", "charge"]
-_HARNESS = (
-    "\nimport json\nTRAIN, ROWS = json.loads(%r)\nprint('PREDICTIONS', json.dumps([float(one) for one in predict(TRAIN, ROWS)]))\n"
-)
+_HARNESS = "\nTRAIN, ROWS = %s\nprint('PREDICTIONS', [float(one) for one in predict(TRAIN, ROWS)])\n"
 
 
 @dataclass(slots=True)
@@ -82,7 +81,7 @@ class EngineeringTree(TaskGenerator):
             target=f"R2 {bound:g}",
             evidence=(data, self._public),
             verifiers=("outcome",),
-            payload={"table": table, "names": names, "targets": ["target"], "bound": bound},
+            payload={"table": table, "names": names, "bound": bound},
         )
         # Some tables are noise, or a straight line: neither makes a task.
         return task if self._reached(task, "pairs") and not self._reached(task, "linear") else None
@@ -104,8 +103,10 @@ class EngineeringTree(TaskGenerator):
     def admissible(self, task: TaskRecord) -> frozenset[str]:
         if not self._reached(task, "pairs"):
             return frozenset()
-        said = [column for column in task.payload["targets"] if f"column {column} " in task.instruction]
-        return frozenset({task.target or ""} if len(said) == 1 else {task.target or "", "another column"})
+        said = {column for column in (*task.payload["names"], "target") if f"column {column} " in task.instruction}
+        bounds = set(re.findall(r"(?<!\w)0\.\d+", task.instruction))
+        plain = said == {"target"} and bounds == {f"{task.payload['bound']:g}"}
+        return frozenset({task.target or ""} if plain else {task.target or "", "what another reading asks for"})
 
     def one_lookup(self, task: TaskRecord) -> str | None:
         return "the first program that one would write is enough" if self._reached(task, "linear") else None

@@ -19,9 +19,10 @@ from ...worlds.base import Call, Unreadable
 from ...worlds.sandbox import run_python
 from ..graph import GraphStore, Node
 from ..records import TaskRecord
-from .base import Acts, Shown, TaskGenerator, tool
+from .base import Acts, Shown, TaskGenerator, numbers_in, readings, tool
 
 CODE_SECONDS, CODE_MIB = 10.0, 256
+DEGREES = (5, 89)
 DIGITS = 5
 _MATERIALS = [
     "basalt",
@@ -112,33 +113,32 @@ class ScienceRewrites(TaskGenerator):
 
     def draw(self, rng: random.Random) -> TaskRecord | None:
         form = rng.choice(FORMS)
-        found = [row[0] for row in self.store.sql.execute(
-            "SELECT name FROM nodes WHERE kind = 'evidence' AND name LIKE ? ORDER BY place", (f"{form.property} of %",)
-        )]  # fmt: skip
+        found = self._materials(form, set())
         if not found:
             return None
-        material = rng.choice(found).removeprefix(f"{form.property} of ")
+        material = rng.choice(found)
         given = {name: rng.randint(*bounds) for name, bounds in form.given.items()}
-        degrees = rng.choice([degrees for degrees in range(5, 90) if abs(degrees - 20) > 4])
-        payload = {"form": form.name, "material": material, "given": given, "degrees": degrees}
-        (answer,) = self._answers(payload) or (None,)
-        evidence = self._sources(form, material)
-        if answer is None or len(evidence) != 2:
+        degrees = rng.choice([one for one in range(DEGREES[0], DEGREES[1] + 1) if abs(one - 20) > 4])
+        evidence = [node for kind in self._sources(form, material) for node in kind]
+        answers = self._results(form, material, given, degrees)
+        if len(evidence) != 2 or len(answers) != 1:
             return None
         asks = form.asks.format(**given, material=f"sample {material}")
         if self.settings.tools:
             where = "Take its property from the collection and its coefficient from the paper on it."
         else:
             where = " ".join(f"[{number}] {node.body}" for number, node in enumerate(evidence, start=1))
-        return TaskRecord(
+        task = TaskRecord(
             instruction=f"{asks} at {degrees} degrees? {where} Answer with the number of {form.answer}.",
             domain=self.name,
             key=f"{self.settings.tools} {asks} at {degrees}",
-            target=answer,
+            target=answers.pop(),
             evidence=tuple(node.id for node in evidence),
             verifiers=("outcome",),
-            payload=payload,
+            payload={"form": form.name, "material": material, "given": given, "degrees": degrees},
         )
+        # Now and then a result, or what there is to look up, is one of the given numbers.
+        return None if self.shortcut(task) or self.one_lookup(task) else task
 
     def serve(self, task: TaskRecord, state: Any, call: Call) -> Shown:
         if call.name == "code":
@@ -165,20 +165,36 @@ class ScienceRewrites(TaskGenerator):
         return _near(answer.rpartition("Answer:")[2], task.target or "")
 
     def admissible(self, task: TaskRecord) -> frozenset[str]:
-        return frozenset(self._answers(task.payload))
+        """The results by what the question says: of every sample that it may name, with every number that it may give."""
+        form, question = BY_NAME[task.payload["form"]], task.instruction
+        for node in map(self.store.node, task.evidence):
+            question = question.replace(node.body if node else "", " ")
+        question = re.sub(r"\[\d+\]", " ", question)
+        name = task.payload["material"]
+        named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", question)
+        materials = [name] if named else self._materials(form, set(question.split()))
+        question = question.replace(name, " ")
+        values, ranges = {**task.payload["given"], "degrees": task.payload["degrees"]}, {**form.given, "degrees": DEGREES}
+        return frozenset(
+            answer
+            for said in readings(question, values, ranges)
+            for material in materials
+            for answer in self._results(form, material, {one: said[one] for one in form.given}, said["degrees"])
+        )
 
     def one_lookup(self, task: TaskRecord) -> str | None:
         for identity in task.evidence:
             node = self.store.node(identity)
-            if node is not None and any(_near(number, task.target or "") for number in _numbers(node.body)):
+            if node is not None and any(_near(number, task.target or "") for number in numbers_in(node.body)):
                 return "one document holds the answer"
         return None
 
     def shortcut(self, task: TaskRecord) -> str | None:
-        if any(_near(number, task.target or "") for number in _numbers(task.instruction)):
+        if any(_near(number, task.target or "") for number in numbers_in(task.instruction)):
             return "the question holds the answer"
         if self.settings.tools and any(
-            node is not None and _value_in(node.body) in _numbers(task.instruction) for node in map(self.store.node, task.evidence)
+            node is not None and _value_in(node.body) in numbers_in(task.instruction)
+            for node in map(self.store.node, task.evidence)
         ):
             return "the question holds what it asks to look up"
         return None
@@ -187,7 +203,7 @@ class ScienceRewrites(TaskGenerator):
         if self.settings.tools:
             return ()
         nodes = [self.store.node(identity) for identity in task.evidence]
-        return tuple(node.id for node in nodes if node is not None and _value_in(node.body) in _numbers(answer))
+        return tuple(node.id for node in nodes if node is not None and _value_in(node.body) in numbers_in(answer))
 
     def solve(self, task: TaskRecord, rng: random.Random) -> Acts:
         form, degrees = BY_NAME[task.payload["form"]], task.payload["degrees"]
@@ -212,22 +228,22 @@ class ScienceRewrites(TaskGenerator):
             f"With {names}: {form.formula} = {result}.\nAnswer: {result}"
         )
 
-    def _answers(self, payload: Mapping[str, Any]) -> set[str]:
-        """The results for every material that the payload's name may mean."""
-        form = BY_NAME[payload["form"]]
-        prefix = f"{form.property} of {payload['material']}"
-        query = "SELECT name FROM nodes WHERE kind = 'evidence' AND (name = ? OR name LIKE ?) LIMIT 3"
-        found = set()
-        for (name,) in self.store.sql.execute(query, (prefix, f"{prefix} %")).fetchall():
-            sources = self._sources(form, name.removeprefix(f"{form.property} of "))
-            if len(sources) == 2:
-                value, coefficient = (float(_value_in(node.body)) for node in sources)
-                found.add(_show(form.compute(_corrected(value, coefficient, payload["degrees"]), **payload["given"])))
-        return found
+    def _results(self, form: Form, material: str, given: Mapping[str, float], degrees: float) -> set[str]:
+        """The results for a sample, one for each pair of an article and a paper on it."""
+        articles, papers = ([float(_value_in(node.body)) for node in kind] for kind in self._sources(form, material))
+        return {_show(form.compute(_corrected(value, slope, degrees), **given)) for value in articles for slope in papers}
 
-    def _sources(self, form: Form, material: str) -> list[Node]:
-        names = (f"{form.property} of {material}", f"paper: {form.property} of {material}")
-        return [node for name in names for node in self.store.nodes("evidence", name)]
+    def _sources(self, form: Form, material: str) -> tuple[list[Node], list[Node]]:
+        """Articles and papers on a sample."""
+        name = f"{form.property} of {material}"
+        return [*self.store.nodes("evidence", name)], [*self.store.nodes("evidence", f"paper: {name}")]
+
+    def _materials(self, form: Form, words: set[str]) -> list[str]:
+        """The samples that words may mean: those of a kind that is among them, or any."""
+        prefix = f"{form.property} of "
+        query = "SELECT name FROM nodes WHERE kind = 'evidence' AND name LIKE ? ORDER BY place"
+        names = [name.removeprefix(prefix) for (name,) in self.store.sql.execute(query, (f"{prefix}%",))]
+        return [name for name in names if name.split()[0] in words] or names
 
     def _shown(self, task: TaskRecord, node: Node) -> Shown:
         return Shown(node.body, (node.id,), float(node.id in task.evidence))
@@ -244,7 +260,7 @@ _TOOLS = (
 )
 
 
-def _corrected(value: float, coefficient: float, degrees: int) -> float:
+def _corrected(value: float, coefficient: float, degrees: float) -> float:
     return value * (1 + coefficient * (degrees - 20))
 
 
@@ -252,10 +268,6 @@ def _value_in(text: str) -> str:
     """The number that a document is there for."""
     found = re.search(r"1 \+ (\d[\d.]*) \(T|is (\d[\d.]*\d|\d) ", text)
     return (found[1] or found[2]) if found else "nan"
-
-
-def _numbers(text: str) -> list[str]:
-    return re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])", text)
 
 
 def _show(value: float) -> str:

@@ -18,7 +18,7 @@ from ...worlds.base import Call, Unreadable
 from ..graph import GraphStore
 from ..importers import add_tool
 from ..records import TaskRecord
-from .base import Acts, Shown, TaskGenerator, tool
+from .base import Acts, Shown, TaskGenerator, numbers_in, readings, tool
 
 # Standard atomic weights, abridged to four digits where they have more (IUPAC 2021).
 MASSES = {
@@ -122,7 +122,7 @@ class ScientificChains(TaskGenerator):
             target=_show(_evaluate(target, given)),
             evidence=tuple(self._nodes[name] for name in chain),
             verifiers=("outcome",),
-            payload={"given": given, "quantities": [target]},
+            payload={"given": given, "quantity": target},
         )
         # Now and then a result is one of the given numbers.
         return None if self.shortcut(task) else task
@@ -142,19 +142,27 @@ class ScientificChains(TaskGenerator):
         return _near(answer, task.target or "")
 
     def admissible(self, task: TaskRecord) -> frozenset[str]:
-        found = set()
-        for quantity in task.payload["quantities"]:
-            needed = {one for name in chain_of(quantity) for one in BY_NAME[name].takes if one in GIVEN or one == "formula"}
-            if needed <= set(task.payload["given"]):
-                found.add(_show(_evaluate(quantity, task.payload["given"])))
-        return frozenset(found)
+        """The results by what the question says: of every quantity and compound that it may mean, with every number it may give."""
+        asked, given = task.payload["quantity"], task.payload["given"]
+        named = re.search(rf"(?<!\w){re.escape(given['formula'])}(?!\w)", task.instruction) if "formula" in given else None
+        formulas = [given["formula"]] if named else COMPOUNDS
+        said = WHAT[asked] in task.instruction
+        quantities = [asked] if said else [one for one, unit in TARGETS.items() if unit == TARGETS[asked]]
+        numbers = {name: value for name, value in given.items() if name in GIVEN}
+        return frozenset(
+            _show(_evaluate(quantity, {"formula": formula, **known}))
+            for quantity in quantities
+            if _leaves(quantity) <= set(given)
+            for formula in formulas
+            for known in readings(task.instruction, numbers, {name: bounds for name, (_, bounds) in GIVEN.items()})
+        )
 
     def one_lookup(self, task: TaskRecord) -> str | None:
         return "one call gives the answer" if len(self._chain(task)) < 2 else None
 
     def shortcut(self, task: TaskRecord) -> str | None:
-        numbers = re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", task.instruction)
-        return "the question holds the answer" if any(_near(number, task.target or "") for number in numbers) else None
+        held = any(_near(number, task.target or "") for number in numbers_in(task.instruction))
+        return "the question holds the answer" if held else None
 
     def solve(self, task: TaskRecord, rng: random.Random) -> Acts:
         known = dict(task.payload["given"])
@@ -168,7 +176,7 @@ class ScientificChains(TaskGenerator):
         return shown
 
     def _chain(self, task: TaskRecord) -> list[str]:
-        return chain_of(task.payload["quantities"][0])
+        return chain_of(task.payload["quantity"])
 
     def _earned(self, task: TaskRecord, call: Call) -> tuple[str, ...]:
         """A tool counts as consulted where its arguments are those of the chain: given, or what the function before returned."""
@@ -188,6 +196,11 @@ def chain_of(quantity: str) -> list[str]:
         return []
     function = MAKES[quantity]
     return list(dict.fromkeys([*(name for taken in function.takes for name in chain_of(taken)), function.name]))
+
+
+def _leaves(quantity: str) -> set[str]:
+    """What has to be given to compute a quantity."""
+    return {one for name in chain_of(quantity) for one in BY_NAME[name].takes if one not in MAKES}
 
 
 def _evaluate(quantity: str, given: Mapping[str, Any]) -> float:

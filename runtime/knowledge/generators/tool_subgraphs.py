@@ -9,6 +9,8 @@ Source: Agents-A1 report (arXiv 2606.30616), tool data.
 """
 
 import random
+import re
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -27,6 +29,7 @@ CHAINS = (
     ("student", "course", "exam", "seat"),
     ("tenant", "flat", "meter", "contract"),
 )
+COLORS = ("red", "blue", "green", "white")
 STATES = ("open", "closed", "held", "sent", "blocked", "renewed", "paused", "checked")
 _GIVEN = [
     "ada",
@@ -113,7 +116,7 @@ class ToolSubgraphs(TaskGenerator):
                 for owner in above:
                     for number in range(rng.choice((1, 1, 2))):
                         identity = f"{resource[:2]}{owner[2:]}{'ab'[number]}"
-                        body = f"{parent}={owner};color={rng.choice(('red', 'blue', 'green', 'white'))};state={rng.choice(STATES)}"
+                        body = f"{parent}={owner};color={rng.choice(COLORS)};state={rng.choice(STATES)}"
                         store.link("supports", store.add("fact", f"{resource} {identity}", body), store.add("entity", resource))
                         below.append(identity)
                 above = below
@@ -179,13 +182,21 @@ class ToolSubgraphs(TaskGenerator):
         return state == {f"{resource} {identity}": wanted}
 
     def admissible(self, task: TaskRecord) -> frozenset[str]:
+        """Every record that the words of the request may mean, in every state that they may ask for."""
+        left = Counter(re.findall(r"\w+", task.instruction.lower()))
         here = [
             identity for identity, row in self._rows[task.payload["resources"][0]].items() if row["name"] == task.payload["name"]
         ]
-        for resource, color in zip(task.payload["resources"][1:], task.payload["colors"], strict=False):
+        ways = []
+        for color in task.payload["colors"]:
+            ways.append({color} if left[color] else set(COLORS))  # what is not said may be any
+            left[color] -= 1
+        others = {color for color in COLORS if left[color] > 0}  # and a colour more may be meant anywhere
+        for resource, colors in zip(task.payload["resources"][1:], ways, strict=True):
             children = [child for owner in here for child in self._children(resource, owner)]
-            here = [child for child in children if color in (self._rows[resource][child]["color"], None)]
-        return frozenset(f"{task.payload['resources'][-1]} {identity} {task.payload['state']}" for identity in here)
+            here = [child for child in children if self._rows[resource][child]["color"] in colors | others]
+        states = [state for state in STATES if left[state]] or STATES
+        return frozenset(f"{task.payload['resources'][-1]} {identity} {state}" for identity in here for state in states)
 
     def one_lookup(self, task: TaskRecord) -> str | None:
         return "the record is the person's own" if len(task.payload["resources"]) < 3 else None

@@ -59,8 +59,10 @@ def test_every_planted_defect_is_refused(name: str, defect: str, generators: dic
             if spoilt is None or count == COUNT:
                 continue
             count += 1
-            why = verdict(generator, *spoilt)
-            assert EXPECTED[defect] & set(why), (why, spoilt[0])
+            why = verdict(spoilt.generator, spoilt.task, spoilt.solver)
+            assert EXPECTED[defect] & set(why), (why, spoilt.task)
+            assert (spoilt.second is not None) == (defect == "ambiguous"), "a second answer makes it ambiguous"
+            assert spoilt.second is None or not spoilt.generator.accepts(spoilt.task, spoilt.second)
             refused += bool(why)
         seed += 1
     print(f"{name} {defect}: {refused} of {count} refused")
