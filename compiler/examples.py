@@ -168,6 +168,15 @@ EXAMPLES: dict[str, Example] = {
         "Describe the judge under `engines`, or let the world's verifier decide.",
         (("    world: search\n", "    world: search\n    reward: {outcome_by: judge}\n"),),
     ),
+    "E0333": Example(
+        "Lengthen the episode, or shorten its turns.",
+        (
+            (
+                "limits: {turns: 8, response_tokens: 24, context_tokens: 112}",
+                "limits: {turns: 8, response_tokens: 24, context_tokens: 24, finalize: {prompt: done}}",
+            ),
+        ),
+    ),
     "E0401": Example("Add the domain to a rule of `routing`.", (("  - {domains: [search], teacher: searcher}\n", ""),)),
     "E0402": Example(
         "Keep one of the rules.", (("teacher: searcher}", "teacher: searcher}\n  - {domains: [search], teacher: operator}"),)

@@ -1,14 +1,16 @@
 """Rollouts: episodes of a policy in worlds.
 
 What it does: an episode's next turn is generated, read by the renderer, answered by its world and extended, until the world is
-done or a limit of the domain cuts it off. Token ids are only ever appended; nothing is tokenised twice. An embedded engine plays in
-lockstep: the next turn of every live episode is one batch. An engine that takes many requests plays side by side: every episode
-goes on as soon as its own turn and its own world are done, at most `EPISODES_AT_ONCE` of them.
+done or a limit of the domain ends it. Token ids are only ever appended, but for the one turn that a forced answer rolls back;
+nothing is tokenised twice. An embedded engine plays in lockstep: the next turn of every live episode is one batch. An engine that
+takes many requests plays side by side: every episode goes on as soon as its own turn and its own world are done, at most
+`EPISODES_AT_ONCE` of them.
 What it does not do: choose tasks, score for a teacher, or train.
 
-Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. TRUNCATED, a limit on turns, calls, response,
-context or time was hit: the prefix is kept, without the observation that did not fit or an end-of-turn that was not written.
-ABORTED, the world or the engine was interrupted: the episode starts again, at most twice; no aborted episode is returned.
+Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. FORCED, the same after a limit on turns,
+calls or context was hit and the domain's `finalize` asked for an answer. TRUNCATED, a limit on turns, calls, response, context or
+time was hit: the prefix is kept, without the observation that did not fit or an end-of-turn that was not written. ABORTED, the
+world or the engine was interrupted: the episode starts again, at most twice; no aborted episode is returned.
 """
 
 import hashlib
@@ -26,14 +28,16 @@ from ..specs.model import Limits
 from ..specs.reward import Reward
 from .data.renderer import Renderer
 from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSettings
+from .finalisation import Finalisation
 from .judging import EpisodeJudge, Transcript, Verdict
 from .rewards import compose_reward, process_score
-from .worlds.protocol import Episode, Message, Task, World
+from .worlds.protocol import Episode, Message, Step, Task, World
 
 RETRIES = 2
+ANSWERED = ("COMPLETED", "FORCED")
 EPISODES_AT_ONCE = 256  # side by side, per rank
 TELL_SECONDS = 0.5  # between two words on how far they are
-Status = Literal["COMPLETED", "TRUNCATED", "ABORTED"]
+Status = Literal["COMPLETED", "FORCED", "TRUNCATED", "ABORTED"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +108,8 @@ def collect(
     playing = [
         _Play(request=one, renderer=renderers[one.domain].offering(one.task.tools), world=worlds[one.domain]) for one in requests
     ]
+    for play in playing:
+        play.require_writable_prompt()
     play_all = _side_by_side if engine.capabilities.concurrent else _in_lockstep
     play_all(engine, playing, sampling, seed, lambda: on_progress(_progress(playing)))
     verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
@@ -156,7 +162,7 @@ def _side_by_side(
                     limits=[play.turn_limit],
                     sampling=sampling,
                     stop_ids=[play.renderer.tokenizer.end_of_turn_id],
-                    seed=_turn_seed(seed, play.turns + 1, number, play.interruptions),
+                    seed=_turn_seed(seed, play.generated + 1, number, play.interruptions),
                 )
             except EngineInterrupted as cause:
                 play.abort(cause)
@@ -182,6 +188,17 @@ def _turn_seed(seed: int, *place: int) -> int:
     return int(hashlib.sha256(":".join(map(str, (seed, *place))).encode()).hexdigest()[:8], 16) >> 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How much of everything an episode had before its last turn and what the policy read ahead of it."""
+
+    ids: int
+    messages: int
+    actions: int
+    steps: int
+    heard: tuple[Message, ...]
+
+
 @dataclass(kw_only=True)
 class _Play:
     """An episode in progress."""
@@ -191,7 +208,8 @@ class _Play:
     world: World
     interruptions: int = 0
     status: Status | None = None
-    turns: int = 0
+    turns: int = 0  # that the episode has
+    generated: int = 0  # turns, with the one that was rolled back: no two draw with one seed
     cut_off_turns: int = 0
     outcome: float = 0.0  # stays 0 for an episode that a limit cut off: it never finished
     ids: list[int] = field(default_factory=list)
@@ -200,15 +218,20 @@ class _Play:
     messages: list[Message] = field(default_factory=list)
     actions: list[Message] = field(default_factory=list)
     episode: Episode | None = None
+    finalisation: Finalisation | None = None
+    mark: _Mark = _Mark(0, 0, 0, 0, ())
+    rolled_back: range = range(0)  # steps of the world that the episode does not have
     began: float = 0.0
 
     def open(self) -> None:
         """Start, or start again, from the task's opening."""
-        self.status, self.turns, self.cut_off_turns, self.began = None, 0, 0, time.monotonic()
-        self.ids, self.written, self.logprobs, self.actions = [], [], [], []
+        self.status, self.turns, self.generated, self.cut_off_turns, self.began = None, 0, 0, 0, time.monotonic()
+        self.ids, self.written, self.logprobs, self.messages, self.actions = [], [], [], [], []
+        finalize = self.request.limits.finalize
+        self.finalisation = None if finalize is None else Finalisation(prompt=finalize.prompt)
+        self.rolled_back = range(0)
         self.episode = self.world.start(self.request.task)
-        self.messages = list(self.episode.opening())
-        self._append(self.renderer.open(self.messages))
+        self._hear(self.episode.opening())
         if self._room == 0:
             self.status = "TRUNCATED"
             limit = self.request.limits.context_tokens
@@ -221,41 +244,97 @@ class _Play:
 
     @property
     def _room(self) -> int:
-        return max(0, self.request.limits.context_tokens - len(self.ids))
+        return max(0, self.request.limits.context_tokens - self._reserve - len(self.ids))
+
+    @property
+    def _reserve(self) -> int:
+        """Tokens kept free for the forced answer: what asks for it, and a whole turn."""
+        if self.finalisation is None or self.finalisation.asked:
+            return 0
+        prompt = {"role": "user", "content": self.finalisation.prompt}
+        return len(self.renderer.extend([prompt])) + self.request.limits.response_tokens
 
     @property
     def _is_late(self) -> bool:
         seconds = self.request.limits.wall_seconds
         return seconds is not None and time.monotonic() - self.began >= seconds
 
+    def require_writable_prompt(self) -> None:
+        """Refuse a forced answer that the tokenizer has no words to ask for.
+
+        Raises:
+            UserError: exit code 3; or the chat template takes no user's message there.
+        """
+        if (finalize := self.request.limits.finalize) is None:
+            return
+        tokenizer = self.renderer.tokenizer
+        self.renderer.extend([{"role": "tool", "content": "o"}, {"role": "user", "content": finalize.prompt}])
+        lost = [word for word in finalize.prompt.split() if tokenizer.hf.unk_token_id in tokenizer.text_ids(word)]
+        if lost:
+            raise UserError(
+                f"tokenizer {tokenizer.name} has no token for {', '.join(map(repr, lost))} of "
+                f"domains.{self.request.domain}.limits.finalize.prompt",
+                exit_code=ExitCode.SPEC,
+                fix="write the prompt in words of its vocabulary",
+            )
+
     def take_turn(self, generation: Generation) -> None:
         """Append what the policy wrote, let the world answer, and append the answer if there is room for it."""
         assert self.episode is not None
+        asked = self.finalisation is not None and self.finalisation.asked
+        fills_room = self._room == len(generation.ids) < self.request.limits.response_tokens
         self.ids += generation.ids
         self.written += [True] * len(generation.ids)
         self.logprobs += generation.logprobs
         self.turns += 1
+        self.generated += 1
         if not generation.stopped:
             self.cut_off_turns += 1
-            self.status = "TRUNCATED"
+            self._end(rolls_back=fills_room)
             return
         self.actions.append(self.renderer.parse(list(generation.ids)))
         self.messages.append(self.actions[-1])
-        most_calls = self.request.limits.tool_calls
-        if most_calls is not None and sum(len(action.get("tool_calls", ())) for action in self.actions) > most_calls:
-            self.status = "TRUNCATED"  # the call is not served; an answer would still have counted
+        at_cap = self.turns == self.request.limits.turns
+        if self._is_beyond_calls or (self.finalisation is not None and self.finalisation.refuses(self.actions[-1], at_cap=at_cap)):
+            self._end(rolls_back=True)  # the call is not served; an answer would still have counted
             return
         observations = self.episode.act(self.actions[-1])
         if self.episode.done:
             self.outcome = self.episode.outcome()
-            self.status = "COMPLETED"
-            return
-        answer = self.renderer.extend(observations)
-        if self.turns == self.request.limits.turns or len(answer) >= self._room or self._is_late:
+            self.status = "FORCED" if asked else "COMPLETED"
+        elif at_cap or asked or self._is_late:
+            self._end(rolls_back=False)
+        elif len(self.renderer.extend(observations)) >= self._room:
+            self._end(rolls_back=True)
+        else:
+            self._hear(observations)
+
+    @property
+    def _is_beyond_calls(self) -> bool:
+        most = self.request.limits.tool_calls
+        return most is not None and sum(len(action.get("tool_calls", ())) for action in self.actions) > most
+
+    def _end(self, *, rolls_back: bool) -> None:
+        """Cut the episode off, or force an answer in place of its last turn.
+
+        The roll-back keeps the episode on-policy. The last turn goes whole, back to before what the policy read ahead of it; that
+        is read again with the user's message behind it. So every token that the policy wrote and that is still there was drawn
+        given exactly the ids before it, the message is context that is never trained on, and the answer is drawn anew given all
+        of it, with random numbers that the turn before it has not used.
+        """
+        assert self.episode is not None
+        if not rolls_back or self.finalisation is None or self.finalisation.asked:
             self.status = "TRUNCATED"
             return
-        self.messages += observations
-        self._append(answer)
+        mark = self.mark
+        del self.ids[mark.ids :], self.written[mark.ids :], self.logprobs[mark.ids :]
+        del self.messages[mark.messages :], self.actions[mark.actions :]
+        self.rolled_back = range(mark.steps, len(self.episode.steps))  # of a call that was served, and whose answer had no room
+        self.turns -= 1
+        self.cut_off_turns = 0
+        self._hear([*mark.heard, self.finalisation.ask()])
+        if self._room == 0:
+            self.status = "TRUNCATED"
 
     def guard(self, action: Callable[[], None]) -> None:
         """Do it; an exception of the world aborts the episode, so that one broken sandbox does not end a run."""
@@ -283,14 +362,25 @@ class _Play:
             ) from cause
         self.guard(self.open)
 
-    def _append(self, ids: Sequence[int]) -> None:
+    @property
+    def steps(self) -> list[Step]:
+        """What the world recorded of the turns that the episode has."""
+        assert self.episode is not None
+        return [step for number, step in enumerate(self.episode.steps) if number not in self.rolled_back]
+
+    def _hear(self, messages: Sequence[Message]) -> None:
+        """Append what the policy reads before its next turn."""
+        assert self.episode is not None
+        self.mark = _Mark(len(self.ids), len(self.messages), len(self.actions), len(self.episode.steps), tuple(messages))
+        self.messages += messages
+        ids = self.renderer.extend(messages) if self.ids else self.renderer.open(messages)
         self.ids += ids
         self.written += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
     def transcript(self) -> Transcript:
         """The finished episode in words."""
-        answer = str(self.actions[-1].get("content") or "") if self.status == "COMPLETED" else None
+        answer = str(self.actions[-1].get("content") or "") if self.status in ANSWERED else None
         return Transcript(
             task=self.request.task, world=self.world, reward=self.request.reward, messages=self.messages, answer=answer
         )
@@ -299,7 +389,7 @@ class _Play:
         """The finished episode in numbers."""
         assert self.status is not None and self.episode is not None
         outcome = self.outcome if verdict.outcome is None else verdict.outcome
-        process = process_score(self.episode.steps) if verdict.process is None else verdict.process
+        process = process_score(self.steps) if verdict.process is None else verdict.process
         return Trajectory(
             ids=tuple(self.ids),
             written=tuple(self.written),
@@ -308,7 +398,7 @@ class _Play:
             reward=compose_reward(
                 self.request.reward,
                 actions=self.actions,
-                steps=self.episode.steps,
+                steps=self.steps,
                 outcome=outcome,
                 process=process,
                 cut_off_turns=self.cut_off_turns,

@@ -102,6 +102,10 @@ CODES: dict[str, Code] = {
     "E0330": Code("size and model disagree", "The family has no size of this name, or the checkpoint is of another one."),
     "E0331": Code("no backend", "FP8 and MXFP8 products are computed by Transformer Engine or by the reference; say by which."),
     "E0332": Code("no judge", "A reward asks a judge, and `engines` names none."),
+    "E0333": Code(
+        "no room for the forced answer",
+        "`finalize` keeps room free in the context for its prompt and a whole turn; the episode has no more than that.",
+    ),
     # Routing
     "E0401": Code("domain without a teacher", "Distillation needs exactly one teacher for every domain; this one has none."),
     "E0402": Code(

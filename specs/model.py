@@ -112,6 +112,22 @@ class Prompts:
     heldout: int = spec_field("Distinct held-out tasks that an evaluation may draw from.", unit="tasks", minimum=1)
 
 
+ASK_FOR_ANSWER = "You have no more turns. Answer now with what you know, without a tool."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finalize:
+    """How an episode ends that reaches `turns`, `tool_calls` or `context_tokens` before the policy has answered (report, search
+    data): the turn that reaches the limit is rolled back, its call not carried out, and a user's message forces an answer.
+    """
+
+    prompt: str = spec_field(
+        "What the user says; never trained on. Room for it and for a turn of `response_tokens` is kept free in the context.",
+        default=ASK_FOR_ANSWER,
+        pattern=r"^[\s\S]*\S[\s\S]*$",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """When an episode is cut off; the prefix is kept as TRUNCATED."""
@@ -127,6 +143,9 @@ class Limits:
         exclusive_minimum=0,
         identity=LABEL,
         numerics_when=is_given,
+    )
+    finalize: Finalize | None = spec_field(
+        "The forced answer; left out, an episode at a limit is cut off.", default=None, identity=LABEL, numerics_when=is_given
     )
 
 

@@ -18,15 +18,16 @@ def idle(compilation: Compilation) -> Compilation:
     if spec is None:
         return compilation
     acted_in = set(spec.domains) if spec.evaluate is not None else set[str]()
+    tokenizer = spec.model.tokenizer
     acted_in |= {name for stage in stages(spec) if not isinstance(stage.block, Sft) for name in stage.domains}
     return compilation.with_mistakes(
-        *(found for name, domain in spec.domains.items() for found in _check_domain(name, domain, name in acted_in)),
+        *(found for name, domain in spec.domains.items() for found in _check_domain(name, domain, name in acted_in, tokenizer)),
         *(found for stage in stages(spec) for found in _check_stage(stage, spec)),
         *(found for name, teacher in spec.teachers.items() for found in _check_teacher(name, teacher, spec)),
     )
 
 
-def _check_domain(name: str, domain: Domain, is_acted_in: bool) -> Iterator[Problem]:
+def _check_domain(name: str, domain: Domain, is_acted_in: bool, tokenizer: str) -> Iterator[Problem]:
     path = ("domains", name)
     wants_world = is_acted_in or any(source.synthesize is not None for source in domain.trajectories)
     if domain.world is None and not wants_world:  # otherwise the world is what is missing, and `check` says so
@@ -41,6 +42,15 @@ def _check_domain(name: str, domain: Domain, is_acted_in: bool) -> Iterator[Prob
             f"one turn of {limits.response_tokens} tokens does not fit into the episode's `context_tokens`, {limits.context_tokens}"
         )
         yield mistake("E0303", (*path, "limits", "response_tokens"), detail, f"at most {limits.context_tokens}")
+    elif limits is not None and limits.finalize is not None:
+        prompt = limits.finalize.prompt
+        asks = len(prompt.encode() if tokenizer == "builtin:bytes" else prompt.split())  # a word is at least a token
+        if asks + limits.response_tokens >= limits.context_tokens:
+            detail = (
+                f"asking takes {asks} tokens or more and answering up to `response_tokens`, {limits.response_tokens}, of the "
+                f"episode's `context_tokens`, {limits.context_tokens}: nothing is left to act in"
+            )
+            yield mistake("E0333", (*path, "limits", "finalize"), detail, "raise `context_tokens`, or lower `response_tokens`")
 
 
 def _check_stage(stage: Stage, spec: Spec) -> Iterator[Problem]:

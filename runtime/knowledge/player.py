@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.model import ASK_FOR_ANSWER
 from ..data.trajectories import RowError, chat_messages
+from ..finalisation import Finalisation
 from ..worlds.protocol import Episode, Message, Solver
-from .generators.base import COMPACT, FORCE, NOTES
+from .generators.base import COMPACT, NOTES
 from .records import StepRecord, TaskRecord, TrajectoryRecord
 
 MOST_HUNG = 8
@@ -140,6 +142,7 @@ class _Game:
         self.steps: list[StepRecord] = []
         self.restarts: list[int] = []
         self.tokens = self.context = self.turns = self.repeated = 0
+        self.finalisation = Finalisation(prompt=ASK_FOR_ANSWER)
         self._before: list[Any] | None = None
 
     def run(self) -> None:
@@ -153,31 +156,33 @@ class _Game:
         opening = list(self.messages)
         observations: list[Message] = []
         while not self.episode.done:
-            if self.turns == self.bounds.turns:
-                self._force()
             if self.context > self.bounds.context_tokens * self.bounds.compact_at:
                 observations = self._compact(opening, observations)
             action = self._next(observations)
             self.turns += 1
-            before = (len(self.messages), len(self.steps), self.tokens, self.context)
+            at_cap = self.turns >= self.bounds.turns
+            if self.finalisation.refuses(action, at_cap=at_cap):
+                action = self._answer(opening)
             observations = self._act(action)
-            self._last_turn = before
             self._end_loops(action)
             if self.tokens > self.bounds.episode_tokens:
                 raise _Over("tokens")
+            if at_cap and not self.episode.done:
+                raise _Over("turns")
+        if self.finalisation.asked:
+            raise _Over("forced")
 
-    def _force(self) -> None:
-        """Roll back one turn and ask for an answer."""
-        place, steps, self.tokens, self.context = self._last_turn
-        del self.messages[place:], self.steps[steps:]
-        self.restarts = [one for one in self.restarts if one < place]
-        asked = {"role": "user", "content": FORCE}
+    def _answer(self, opening: list[Message]) -> Message:
+        """The answer in place of the turn that reached the cap, which is no part of the episode yet but of what the solver saw."""
+        if (restart := getattr(self.solver, "restart", None)) is not None:
+            start = self.restarts[-1] if self.restarts else 0
+            restart([*(opening if self.restarts else ()), *self.messages[start:]])
+        asked = self.finalisation.ask()
         self._append(asked)
         action = self._next([asked])
-        if action.get("tool_calls"):
+        if self.finalisation.refuses(action, at_cap=True):
             raise _Over("turns")
-        self._act(action)
-        raise _Over("forced" if self.episode.done else "turns")
+        return action
 
     def _compact(self, opening: list[Message], observations: list[Message]) -> list[Message]:
         """Let the solver write notes, and begin its context anew with them."""

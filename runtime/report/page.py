@@ -180,8 +180,9 @@ def _score_row(
             cells.append(tag("td"))
             continue
         low, high = domain["intervals"][row]
-        cut = domain["truncated"][row]
-        note = f"{low:.1%} to {high:.1%}", tag("br"), f"n {domain['episodes'][row]}", f", {cut} cut" if cut else ""
+        counts = ("cut", domain["truncated"][row]), ("forced", domain["forced"][row])
+        ended = "".join(f", {count} {how}" for how, count in counts if count)
+        note = f"{low:.1%} to {high:.1%}", tag("br"), f"n {domain['episodes'][row]}", ended
         cells.append(tag("td", f"{domain[row]:.1%}", tag("small", note)))
     return tag("tr", tag("th", name, scope="row"), cells, tag("td", "" if mean is None else _percent(mean)), class_=row)
 
@@ -270,13 +271,13 @@ def _rollouts(facts: RunFacts) -> Child:
     for one in facts.jobs.values():
         result = one.result or {}
         if one.job.kind in ("grpo", "distill") and "episodes" in result:
-            names = ("episodes", "truncated", "tokens", "trained_tokens")
+            names = ("episodes", "truncated", "forced", "tokens", "trained_tokens")
             cells = [tag("td", f"{result[name]:,}" if name in result else "") for name in names]
             rows.append(tag("tr", tag("th", one.job.id, scope="row"), cells))
     if not rows:
         return None
-    text = "What the on-policy jobs played. An episode that hits a limit is cut there, and its beginning is trained on."
-    return tag("p", text, class_="soft above"), _table(("job", "episodes", "cut short", "tokens", "trained tokens"), rows)
+    text = "What the on-policy jobs played. At a limit an episode is cut, and its beginning is trained on, or its answer is forced."
+    return tag("p", text, class_="soft above"), _table(("job", "episodes", "cut short", "forced", "tokens", "trained tokens"), rows)
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -62,6 +62,7 @@ def _domain(facts: RunFacts, found: Mapping[str, Mapping[str, Any]], domain: str
         "intervals": {row: wilson(sum(score["outcomes"]), score["episodes"]).interval for row, score in present.items()},
         "episodes": {row: score["episodes"] for row, score in present.items()},
         "truncated": {row: score["truncated"] for row, score in present.items()},
+        "forced": {row: score.get("forced", 0) for row, score in present.items()},  # absent in results of older versions
         "teacher_gain": gains.teacher.value if gains else None,
         "teacher_gain_ci95": gains.teacher.interval if gains else None,
         "student_gain": gains.student.value if gains else None,

@@ -115,6 +115,7 @@ def domain_metrics(samples: Sequence[LedgerSample]) -> dict[str, float]:
         written = [sample.num_written for sample in own]
         found = {
             "reward_mean": sum(sample.reward for sample in own) / len(own),
+            "forced": sum(sample.status == "FORCED" for sample in own) / len(own),
             "truncated": sum(sample.status == "TRUNCATED" for sample in own) / len(own),
             "written_mean": sum(written) / len(own),
             "written_max": float(max(written)),

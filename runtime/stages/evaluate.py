@@ -59,6 +59,7 @@ def run(context: JobContext) -> None:
         part[name] = {
             "outcomes": [one.outcome for one in trajectories],
             "truncated": sum(one.status == "TRUNCATED" for one in trajectories),
+            "forced": sum(one.status == "FORCED" for one in trajectories),
         }
         before += stage.episodes
     parts = context.folder / PARTS
@@ -98,5 +99,6 @@ def merge(parts: list[dict[str, Any]], tasks: list[Task]) -> dict[str, Any]:
         "ci95": score.interval,
         "outcomes": outcomes,
         "truncated": sum(part["truncated"] for part in parts),
+        "forced": sum(part["forced"] for part in parts),
         "tasks_digest": hashlib.sha256("\n".join(task.key for task in tasks).encode()).hexdigest(),
     }

@@ -357,6 +357,7 @@ def totals(samples: Sequence[LedgerSample]) -> Counter[str]:
         tokens=sum(len(sample.ids) for sample in samples),
         trained_tokens=sum(sample.num_written for sample in samples),
         truncated=sum(sample.status == "TRUNCATED" for sample in samples),
+        forced=sum(sample.status == "FORCED" for sample in samples),
         interruptions=sum(sample.interruptions for sample in samples),
     )
 
@@ -367,6 +368,7 @@ def rollout_metrics(samples: Sequence[LedgerSample]) -> dict[str, float]:
     metrics = {
         "reward_mean": sum(sample.reward for sample in samples) / count,
         "completed": sum(sample.status == "COMPLETED" for sample in samples) / count,
+        "forced": sum(sample.status == "FORCED" for sample in samples) / count,
         "truncated": sum(sample.status == "TRUNCATED" for sample in samples) / count,
         "interruptions": float(sum(sample.interruptions for sample in samples)),
         "rollout_tokens": float(sum(len(sample.ids) for sample in samples)),

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from ....specs.model import ASK_FOR_ANSWER
 from ...worlds.base import ERROR, PATIENCE, Answer, Call, Unreadable, is_heldout, message_of
 from ...worlds.protocol import Message, Split, Step, Task, WorldError
 from ..graph import GraphStore
 from ..records import TaskRecord
 
 WRONG = "none of these"  # an answer that no task of any generator has
-FORCE = "You have no more turns. Answer now with what you know, without a tool."
 COMPACT = "Your context is nearly full. Write down what you know so far and what is left to do; the rest will be forgotten."
 NOTES = "Your notes so far:\n"
 NOTE_CHARACTERS = 160  # of an observation, in the notes of a scripted solver
@@ -241,7 +241,7 @@ class ScriptedSolver:
     def next(self, observations: Sequence[Message]) -> Message:
         """The next message, given the observations since the last one."""
         for text in (str(one["content"]) for one in observations):
-            if text == FORCE:
+            if text == ASK_FOR_ANSWER:
                 return {"role": "assistant", "content": "unknown"}
             if text == COMPACT:
                 return {"role": "assistant", "content": "\n".join(self._notes) or "Nothing yet."}

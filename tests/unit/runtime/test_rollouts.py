@@ -16,7 +16,7 @@ from polymath.runtime.rollouts import RolloutProgress, RolloutRequest, Trajector
 from polymath.runtime.worlds.protocol import Task, World
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
-from polymath.specs.model import Limits, Model
+from polymath.specs.model import Finalize, Limits, Model
 from polymath.specs.reward import Reward
 
 TOKENIZER = load_tokenizer(Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words"))
@@ -307,3 +307,117 @@ def test_an_episode_that_a_limit_cut_off_is_shown_to_the_judge_without_an_answer
     judge = StubJudge()
     collect(engine, renderers, worlds, _requests(tasks, replace(ROOMY, turns=2)), PLAIN, seed=0, judge=judge)
     assert judge.seen[0].answer is None
+
+
+ASKED = Finalize(prompt="done")
+CAPS = {
+    "turns": Limits(turns=3, response_tokens=12, context_tokens=128, finalize=ASKED),
+    "tool_calls": Limits(turns=6, response_tokens=12, context_tokens=128, tool_calls=2, finalize=ASKED),
+    "context_tokens": Limits(turns=6, response_tokens=12, context_tokens=47, finalize=ASKED),
+}
+
+
+class ForcedEngine(OracleEngine):
+    """The oracle, which also knows what to say when it is asked: `says`, or its own answer."""
+
+    says: list[int] | None = None
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, limits: Sequence[int], **settings: Any) -> list[Generation]:
+        self.seeds = [*getattr(self, "seeds", ()), settings["seed"]]
+        return [self._one(list(prompt), limit, settings) for prompt, limit in zip(prompts, limits, strict=True)]
+
+    def _one(self, prompt: list[int], limit: int, settings: dict[str, Any]) -> Generation:
+        asked = TOKENIZER.literal_ids("<user> done <model>")
+        if tuple(prompt[-len(asked) :]) != asked:
+            return super().generate([prompt], limits=[limit], **settings)[0]
+        says = self.says or TOKENIZER.literal_ids("none <end>")
+        return Generation(ids=tuple(says[:limit]), logprobs=(-9.0,) * len(says[:limit]), stopped=len(says) <= limit)
+
+
+def _forced(limits: Limits, says: str | None = None, *, concurrent: bool = False, count: int = 1) -> tuple[list[Trajectory], Any]:
+    _, renderers, worlds, tasks = _setup("search", count=count)
+    engine = ForcedEngine(worlds, renderers, tasks)
+    engine.capabilities = replace(engine.capabilities, concurrent=concurrent)
+    engine.says = None if says is None else list(TOKENIZER.literal_ids(says))
+    judge = StubJudge()
+    return collect(engine, renderers, worlds, _requests(tasks, limits), PLAIN, seed=0, judge=judge), (engine, judge)
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_at_a_limit_one_turn_is_rolled_back_and_the_answer_that_a_user_asks_for_is_trained_on(cap: str) -> None:
+    limits = CAPS[cap]
+    (forced,), (engine, judge) = _forced(limits)
+    _, full, turns = _play_search(ROOMY)
+    assert (forced.status, forced.turns) == ("FORCED", 3) and len(forced.ids) <= limits.context_tokens
+    assert TOKENIZER.decode(list(forced.ids)).endswith("<user> done <model> none <end>")
+    answer, asked = TOKENIZER.literal_ids("none <end>"), TOKENIZER.literal_ids("<user> done <model>")
+    kept = len(forced.ids) - len(answer) - len(asked)
+    assert forced.written[kept:] == (False,) * len(asked) + (True,) * len(answer), "the prompt is context, the answer is trained on"
+    assert forced.logprobs[kept + len(asked) :] == (-9.0,) * len(answer)
+    # What is left of the episode is the whole one's beginning, cut at the mark of the turn that is gone.
+    assert forced.ids[:kept] == full.ids[:kept] and forced.written[:kept] == full.written[:kept]
+    assert sum(forced.written) == len(turns[0]) + len(turns[1]) + len(answer)
+    assert [one["role"] for one in judge.seen[0].messages] == ["user", *["assistant", "tool"] * 2, "user", "assistant"]
+    assert judge.seen[0].answer == "none"
+    assert len(set(engine.seeds)) == len(engine.seeds), "the answer is not drawn with the turn's random numbers"
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_forced_answers_are_the_same_side_by_side_and_in_lockstep(cap: str) -> None:
+    lockstep, _ = _forced(CAPS[cap], count=4)
+    assert _forced(CAPS[cap], count=4, concurrent=True)[0] == lockstep
+    assert "FORCED" in {one.status for one in lockstep}
+
+
+@pytest.mark.parametrize("says", ["<call> search ada <end>", "none none none none none none none none none none none none none"])
+def test_a_call_or_a_turn_without_end_in_place_of_the_answer_is_cut_off(says: str) -> None:
+    (cut,), (engine, judge) = _forced(CAPS["turns"], says)
+    assert (cut.status, cut.turns, cut.outcome) == ("TRUNCATED", 3, 0.0) and judge.seen[0].answer is None
+    assert len(engine.seeds) == 4, "an answer is asked for once"
+
+
+def test_an_episode_that_answers_in_time_is_as_without_a_forced_answer() -> None:
+    (plain,), _ = _forced(ROOMY)
+    (in_time,), _ = _forced(replace(ROOMY, finalize=ASKED))
+    assert in_time == plain and plain.status == "COMPLETED"
+
+
+@pytest.mark.parametrize("context_tokens", range(14, 70))
+def test_room_for_the_forced_answer_is_kept_free(context_tokens: int) -> None:
+    limits = replace(CAPS["context_tokens"], context_tokens=context_tokens)
+    (one,), _ = _forced(limits, "none none none none none none none none none none none <end>")
+    assert len(one.ids) <= context_tokens
+    if one.status == "TRUNCATED":  # not even the question and one word leave room for asking and answering
+        assert not any(one.written)
+    else:
+        assert one.written[-1] and one.ids[-1] == TOKENIZER.end_of_turn_id
+
+
+def test_a_call_at_the_cap_changes_nothing_in_the_world() -> None:
+    _, renderers, worlds, tasks = _setup("search", count=1)
+    served: list[Any] = []
+    start = worlds["search"].start
+
+    def watched(task: Task) -> Any:
+        episode = start(task)
+        act = episode.act
+        served.clear()
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                return (lambda message: served.append(message) or act(message)) if name == "act" else getattr(episode, name)
+
+        return Watched()
+
+    engine = ForcedEngine(worlds, renderers, tasks)
+    worlds["search"].start = watched  # type: ignore[method-assign]
+    (forced,) = collect(engine, renderers, worlds, _requests(tasks, CAPS["turns"]), PLAIN, seed=0)
+    assert forced.status == "FORCED" and len(served) == 3 and "tool_calls" not in served[-1]
+
+
+def test_a_prompt_that_the_tokenizer_cannot_write_is_refused_before_anything_is_played() -> None:
+    engine, renderers, worlds, tasks = _setup("search", count=1)
+    limits = replace(ROOMY, finalize=Finalize(prompt="done already"))
+    with pytest.raises(UserError, match=r"'already' of domains\.search\.limits\.finalize\.prompt") as caught:
+        collect(engine, renderers, worlds, _requests(tasks, limits), PLAIN, seed=0)
+    assert caught.value.exit_code == 3 and not engine.batches

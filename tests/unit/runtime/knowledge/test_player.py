@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
-from polymath.runtime.knowledge.generators.base import COMPACT, FORCE, NOTES
+from polymath.runtime.knowledge.generators.base import COMPACT, NOTES
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.player import MOST_HUNG, Bounds, Player, SolverFailure
 from polymath.runtime.knowledge.records import TaskRecord, TrajectoryRecord, record_from_json, written_by_model
 from polymath.runtime.knowledge.roles import ModelSolver, Reply
 from polymath.runtime.worlds.protocol import Message, Step
 from polymath.specs.diagnostics import UserError
-from polymath.specs.model import Model
+from polymath.specs.model import ASK_FOR_ANSWER, Model
 
 TASK = TaskRecord(instruction="Find it.", domain="test", key="k", target="here", verifiers=("outcome",))
 
@@ -174,8 +174,23 @@ def test_at_the_turn_cap_one_turn_is_rolled_back_and_an_answer_is_asked_for() ->
     record = play(bench, call, call, call, ANSWER, turns=3)
     assert record.status == "forced" and record.reward == 1.0 and record.answer == "here"
     assert [one["role"] for one in record.messages] == ["user", "assistant", "tool", "assistant", "tool", "user", "assistant"]
-    assert record.messages[-2]["content"] == FORCE and len(record.steps) == 3
+    assert record.messages[-2]["content"] == ASK_FOR_ANSWER and len(record.steps) == 3
     assert play(Bench(), call, turns=3).status == "turns"
+
+
+def test_a_model_that_is_asked_for_its_answer_has_not_seen_the_turn_that_was_rolled_back() -> None:
+    class Chat:
+        asked: list[list[Message]] = []  # noqa: RUF012
+
+        def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply:
+            self.asked.append(list(messages))
+            return Reply(message=ANSWER if messages[-1]["content"] == ASK_FOR_ANSWER else call(0), read_tokens=0, written_tokens=0)
+
+    chat, bench, used = Chat(), Bench(), []
+    bench.tool = lambda: used.append(1) or "page"
+    record = Player(Bounds(turns=2)).play(bench, TASK, (), ModelSolver(chat, bench.opening(), ()))
+    assert record.status == "forced" and len(used) == 1, "the call at the cap is not carried out"
+    assert chat.asked[-1] == list(record.messages[:-1]), "what is trained on is what the model saw"
 
 
 def test_a_full_context_is_compacted_and_the_solver_goes_on_from_its_notes() -> None:

@@ -47,8 +47,10 @@ def test_too_many_episodes_are_refused_with_what_to_change() -> None:
 
 def test_parts_are_put_back_in_the_order_of_the_tasks() -> None:
     tasks = heldout_tasks(make_world("tools", {}), "tools", 5, 7)
-    merged = merge([{"outcomes": [1.0, 0.0, 1.0], "truncated": 1}, {"outcomes": [0.0, 1.0], "truncated": 0}], tasks)
-    assert merged["outcomes"] == [1.0, 0.0, 0.0, 1.0, 1.0] and merged["truncated"] == 1
+    merged = merge(
+        [{"outcomes": [1.0, 0.0, 1.0], "truncated": 1, "forced": 1}, {"outcomes": [0.0, 1.0], "truncated": 0, "forced": 2}], tasks
+    )
+    assert merged["outcomes"] == [1.0, 0.0, 0.0, 1.0, 1.0] and (merged["truncated"], merged["forced"]) == (1, 3)
     assert merged["score"] == 0.6 and merged["ci95"][0] < 0.6 < merged["ci95"][1]
 
 
