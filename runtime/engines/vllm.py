@@ -21,6 +21,7 @@ from ..files import write_json
 from ..jobs import JobContext
 from .endpoint import Endpoint
 from .frames import Frame, receive, send
+from .handshake import CANARY_TOKENS
 from .shared import ReloadingEngine, SharedEngine
 from .vllm_http import MODEL, HttpEngine, is_healthy
 from .vllm_launch import EngineProcess, EngineSettings, free_port, listening_socket
@@ -160,7 +161,7 @@ def _answered(probe: socket.socket) -> bool:
 def engine_settings(context: JobContext, role: str, folder: Path) -> EngineSettings:
     """What a copy needs for the job's longest episodes, as many of them at once as an engine works on."""
     limits = [domain["limits"] for domain in context.job.settings["domains"].values()]
-    longest = max(one["context_tokens"] for one in limits if one is not None)
+    longest = max(CANARY_TOKENS, *(one["context_tokens"] for one in limits if one is not None))
     dtype = context.setting("precision", Precision).compute
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     heads, layers = config["num_key_value_heads"] * config["head_dim"], config["num_hidden_layers"]

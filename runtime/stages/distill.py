@@ -141,14 +141,12 @@ class DistillStage:
     def _score(self, step: int, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
         """What the teacher of its domain says of each trajectory, if it is still its checkpoint after that."""
         scores: dict[int, dict[str, Any]] = {}
-        asked: list[str] = []
         for name, teacher in self._teachers.items():
             routed = self._routed(name, trajectories)
             own = [trajectories[number] for number in routed]
             if own:
                 scores |= zip(routed, distill_loss.score(self.settings, name, teacher, own, self._valid_ids_U), strict=True)
-                asked.append(name)
-        self._teachers.require_unchanged(asked, step)
+                self._teachers.require_unchanged(name, step)
         return [scores[number] for number in range(len(trajectories))]
 
     def _routed(self, teacher: str, some: Sequence[RolloutRequest] | Sequence[Trajectory]) -> list[int]:
