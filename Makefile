@@ -69,7 +69,7 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 
 test-vllm: $(VLLM)/.installed
 	@echo "vllm: what every engine promises, and who reaches its server"
-	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm/test_server.py
+	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm --ignore tests/on_vllm/test_runs.py
 
 test-vllm-runs: $(VLLM)/.installed
 	@echo "vllm: a run of three stages with vLLM engines, over a socket and over HTTP, and with an engine that is killed (ten minutes)"
