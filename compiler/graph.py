@@ -37,4 +37,4 @@ def text(plan: Plan) -> str:
 
 
 def _devices(job: Job) -> int:
-    return sum(role.devices for role in job.roles.values())
+    return sum(role.devices for role in job.roles.values() if not role.shared)

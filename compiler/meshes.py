@@ -51,6 +51,7 @@ class Request:
     teacher_values: int = 0
     whole_vocabulary: bool = False
     embedded_copies: int = 0
+    beside_bytes: float = 0.0  # of engines on the trainer's devices
 
     @property
     def on_gpu(self) -> bool:
@@ -59,9 +60,9 @@ class Request:
 
     @property
     def memory_limit(self) -> float | None:
-        """Bytes that tensors may fill on a device."""
+        """Bytes that the trainer's tensors may fill on a device."""
         gib = ACCELERATORS[self.cluster.accelerator].memory_gib
-        return None if gib is None else gib * GIB * USABLE
+        return None if gib is None else gib * GIB * USABLE - self.beside_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,6 +56,8 @@ class Role:
     mesh: Mesh | None = None  # of a trainer
     engine: str | None = None  # of an engine: its name, such as `vllm`; of a service: the model at the endpoint
     tensor: int = 1  # of an engine: devices that hold one copy of the model
+    shared: bool = False  # of an engine: its devices are the first of the trainer's
+    weights: str | None = None  # of an engine that acts for a trainer: how new ones get there: folder | nccl | ipc
     url_env: str | None = None  # of a service: the environment variable that holds the endpoint's URL
 
 

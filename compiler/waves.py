@@ -8,7 +8,8 @@ from .plan import Job
 def devices_of(job: Job) -> int:
     """Devices of all roles of a job. A judge behind an endpoint has none, nor has what only drives an engine."""
     served = any(role.engine is not None and role.devices for role in job.roles.values())
-    return sum(role.devices for role in job.roles.values() if role.mesh is not None or role.engine is not None or not served)
+    own = [role for role in job.roles.values() if not role.shared]
+    return sum(role.devices for role in own if role.mesh is not None or role.engine is not None or not served)
 
 
 def group(jobs: Sequence[Job], there: int) -> tuple[tuple[str, ...], ...]:

@@ -4,6 +4,7 @@ The compiler takes, checks and estimates more than this version runs. A plan tha
 every field that asks for it, rather than after hours of the jobs that come before.
 """
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,6 +48,7 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
     _check_transformer_engine(plan, jobs)
     if any(role.engine == "vllm" for job in jobs for role in job.roles.values()):
         engine_python()  # the job itself will look for it; to say so after hours would be late
+    _check_transfer(plan, jobs)
     for job in jobs:
         if "judge" in job.roles:
             judge = from_json(Engines, job.settings["engines"]).judge
@@ -92,7 +94,10 @@ def _engines(job: Job, plan: Plan) -> Iterator[str]:
         if name not in ("rollout", "scorer") or role.engine != "vllm":
             continue
         if plan.cluster.accelerator != "cpu":
-            yield f"engines.{name}: vllm on a {plan.cluster.accelerator}; it was tried on CPUs only"
+            if job.settings["engines"]["transport"] == "http":
+                yield f"engines.transport: http on a {plan.cluster.accelerator}; `process` is what takes weights from a GPU"
+            if plan.cluster.nodes > 1:
+                yield f"engines.{name}: vllm on {plan.cluster.nodes} machines; an engine answers on the machine that it runs on"
         copies, models = role.devices // role.tensor, _models(job, name)
         if copies // models > ranks:
             yield f"placement.{job.kind}.{name}.devices: {copies // models} copies of a model, and {ranks} ranks to ask them"
@@ -139,6 +144,21 @@ def _check_machine(plan: Plan) -> None:
             f"plan `{plan.name}` is for torch {cluster.software.torch}; {installed} is installed",
             exit_code=ExitCode.UNFIT,
             fix=f"install that, or write `software: {{torch: {installed}}}` under `cluster` and compile again",
+        )
+
+
+def _check_transfer(plan: Plan, jobs: Sequence[Job]) -> None:
+    """Refuse jobs whose weights go from GPU to GPU where the trainer's side of that is not installed.
+
+    Raises:
+        UserError: exit code 5.
+    """
+    ways = {role.weights for job in jobs for role in job.roles.values()} & {"nccl", "ipc"}
+    if ways and not importlib.util.find_spec("vllm"):
+        raise UserError(
+            f"plan `{plan.name}` sends weights to vLLM by {ways.pop()}, and vLLM is not installed beside the trainer",
+            exit_code=ExitCode.UNFIT,
+            fix="install it in this environment too: docs/engines.md says how",
         )
 
 

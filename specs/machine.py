@@ -82,11 +82,16 @@ class TrainerPlacement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnginePlacement:
-    """The devices of an engine with processes of its own; an embedded engine shares the trainer's."""
+    """The devices of an engine with processes of its own; an embedded engine is part of the trainer's."""
 
     devices: int = spec_field("Devices, of all copies together.", unit="devices", minimum=1, maximum=MOST, identity=PLACEMENT)
     tensor: Auto | int = spec_field(
         "Devices that hold one copy of the model; divides `devices`.", default="auto", minimum=1, maximum=MOST, identity=PLACEMENT
+    )
+    shared: bool = spec_field(
+        "On the first of the trainer's GPUs, whose memory both then fill, instead of devices of its own.",
+        default=False,
+        identity=PLACEMENT,
     )
 
 

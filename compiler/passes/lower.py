@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...specs.build import to_json
+from ...specs.hardware import ACCELERATORS
 from ...specs.installed import code_digest
 from ...specs.machine import EnginePlacement
 from ...specs.model import Domain, GrpoPhase, Merge, Sft, Spec, StudentSft
@@ -211,6 +212,8 @@ class _Lowering:
                 tensor=self.compilation.decisions[("placement", kind, name, "tensor")].value
                 if role.tensor == "auto"
                 else role.tensor,
+                shared=role.shared,
+                weights=self.way_of_weights(role, kind, settings) if name == "rollout" else None,
             )
             for name, role in placed.items()
         }
@@ -225,6 +228,14 @@ class _Lowering:
                     devices=0, torchrun=(), environment={}, engine=service.model, url_env=service.url_env
                 )
         return found
+
+    def way_of_weights(self, role: EnginePlacement, kind: str, settings: Mapping[str, Any]) -> str | None:
+        """How a policy that is trained gets from the trainer to the engine that acts."""
+        if kind == "evaluate" or settings["stage"].get("rollouts") == "teacher":
+            return None
+        if not ACCELERATORS[self.spec.cluster.accelerator].is_gpu:
+            return "folder"
+        return "ipc" if role.shared else "nccl"
 
     def engine_placements(self, job_id: str, kind: str) -> dict[str, EnginePlacement | None]:
         """What the spec places for the engines of a job; a phase without `reference_kl` scores nothing."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ...specs.build import Path, Problem
 from ...specs.distillation import Distill
+from ...specs.families import Dimensions
 from ...specs.hardware import ACCELERATORS
 from ...specs.machine import TrainerPlacement
 from ...specs.model import GrpoPhase, Sft, Spec
@@ -15,11 +16,14 @@ from ..capability import broken_limits
 from ..compilation import Compilation, mistake
 from ..estimates.degrees import Degrees
 from ..estimates.quantity import with_unit
+from ..estimates.serving import LARGEST_COPY, serving, smallest_copy
 from ..facts import facts_of_mesh, facts_of_spec
 from ..losses import embedded_models, reads_vocabulary, values_beside
 from ..meshes import Candidate, Request, bytes_of, candidates, degrees_of, distance, divides_rows, layouts, limits_of, opened
 from ..plan import Mesh
 from ..stages import Stage, stages
+from .roles import ROLES_OF
+from .serve import longest_context
 
 RUNNERS_UP = 3
 KINDS = ("sft", "grpo", "distill")
@@ -94,7 +98,20 @@ def request_of(compilation: Compilation, spec: Spec, stage: Stage, facts: dict[s
         teacher_values=values_beside(block.loss, vocabulary) if isinstance(block, Distill) else 0,
         whole_vocabulary=isinstance(block, Distill) and reads_vocabulary(block.loss),
         embedded_copies=copies,
+        beside_bytes=_beside(spec, stage, compilation.dimensions),
     )
+
+
+def _beside(spec: Spec, stage: Stage, model: Dimensions | None) -> float:
+    """Bytes that engines take on the trainer's devices: weights, and the cache of one episode."""
+    block = getattr(spec.placement, stage.kind)
+    if block is None or model is None:
+        return 0.0
+    accelerator, context = ACCELERATORS[spec.cluster.accelerator], longest_context(spec)
+    shared = [role for name in ROLES_OF.get(stage.kind, ()) if (role := getattr(block, name)) is not None and role.shared]
+    sizes = [role.tensor if role.tensor != "auto" else smallest_copy(model, accelerator, role.devices, context) for role in shared]
+    served = [serving(model, accelerator, size or LARGEST_COPY, context) for size in sizes]
+    return sum(one.weights.value + one.cache.value for one in served)
 
 
 def _fits(request: Request, candidate: Candidate) -> bool:
@@ -163,7 +180,10 @@ def _check_budget(spec: Spec) -> Iterator[Problem]:
         if block is None:
             continue
         roles = {name: getattr(block, name, None) for name in ("trainer", "rollout", "scorer")}
-        devices = {name: role.devices for name, role in roles.items() if role is not None}
+        own = {name: role for name, role in roles.items() if role is not None and not (name != "trainer" and role.shared)}
+        devices = {name: role.devices for name, role in own.items()}
+        if not devices:
+            continue  # `roles` says why that cannot be
         if sum(devices.values()) > there and max(devices.values()) <= there:
             table = " + ".join(f"{name} {count}" for name, count in devices.items())
             detail = f"{table} = {sum(devices.values())} devices, but the cluster has {there}"

@@ -171,7 +171,19 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
             if (kind, role) == ("distill", "scorer") and spec.student.distill is not None:
                 why = "every teacher is served by somebody"
             yield mistake("E0303", path, why, "remove it", at_key=True)
+        elif placed.shared and (why := _why_not_shared(spec, kind)) is not None:
+            yield mistake("E0303", (*path, "shared"), why, "remove it", at_key=True)
+        elif placed.shared and block is not None and placed.devices > block.trainer.devices:
+            detail = f"{placed.devices} devices shared with a trainer of {block.trainer.devices}"
+            yield mistake("E0508", (*path, "devices"), detail, f"at most {block.trainer.devices}")
         elif placed.tensor != "auto" and placed.devices % placed.tensor:
             detail = f"copies on {placed.tensor} devices each do not fill {placed.devices}"
             near = max(size for size in range(1, placed.tensor + 1) if placed.devices % size == 0)
             yield mistake("E0531", (*path, "tensor"), detail, f"nearest that does: {near}")
+
+
+def _why_not_shared(spec: Spec, kind: str) -> str | None:
+    """Why an engine has no GPU of a trainer to share."""
+    if not ACCELERATORS[spec.cluster.accelerator].is_gpu:
+        return "processes on CPUs have no device memory to share"
+    return "an evaluation trains nothing" if kind == "evaluate" else None

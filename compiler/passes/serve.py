@@ -1,6 +1,7 @@
 """serve: every engine with devices of its own gets copies of the model that fit them."""
 
 from ...specs.hardware import ACCELERATORS
+from ...specs.model import Spec
 from ..compilation import Compilation, mistake
 from ..estimates.quantity import with_unit
 from ..estimates.serving import LARGEST_COPY, serving, smallest_copy
@@ -13,7 +14,7 @@ def serve(compilation: Compilation) -> Compilation:
     if spec is None:
         return compilation
     accelerator = ACCELERATORS[spec.cluster.accelerator]
-    context = max((domain.limits.context_tokens for domain in spec.domains.values() if domain.limits is not None), default=1)
+    context = longest_context(spec)
     for kind, names in ROLES_OF.items():
         for name in names:
             role = getattr(getattr(spec.placement, kind), name, None)
@@ -34,3 +35,8 @@ def serve(compilation: Compilation) -> Compilation:
                 reason = f"the fewest devices that hold a copy with an episode of {context} tokens"
                 compilation = compilation.decided((*path, "tensor"), size, by="serve", reason=reason)
     return compilation
+
+
+def longest_context(spec: Spec) -> int:
+    """Tokens of the longest episode."""
+    return max((domain.limits.context_tokens for domain in spec.domains.values() if domain.limits is not None), default=1)

@@ -13,6 +13,8 @@ from ..jobs import TOLD_ELSEWHERE, JobContext
 from .protocol import Capabilities, Engine, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic
 
 Answer = TypeVar("Answer")
+Transferring = Callable[[Mapping[str, Tensor], int], None]
+"""From weights and their policy version into every copy of an engine. Collective."""
 
 
 def agreed(context: JobContext, ask: Callable[[], Answer]) -> Answer:
@@ -45,12 +47,16 @@ class ReloadingEngine(Engine, Protocol):
 class SharedEngine:
     """An `Engine` of a job. Every rank has one; a few ranks own the copies behind them."""
 
-    def __init__(self, engine: ReloadingEngine, context: JobContext, *, owns_copy: bool) -> None:
+    def __init__(
+        self, engine: ReloadingEngine, context: JobContext, *, owns_copy: bool, transfer: Transferring | None = None
+    ) -> None:
         """
         Args:
             owns_copy: of the ranks that ask this copy, this one loads its weights.
+            transfer: how weights get into the copies; left out, by a folder.
         """
         self._engine, self._context, self._owns_copy = engine, context, owns_copy
+        self._transfer = transfer or self._by_folder
         self.policy_version = engine.policy_version
 
     @property
@@ -90,17 +96,21 @@ class SharedEngine:
         return self._engine.expert_choices(sequences)
 
     def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Write the weights where every copy reads them, and have every copy read them. Collective.
+        """Have every copy take the weights; their version is told only when all of them are there. Collective.
 
         Raises:
             EngineSilent: on every rank; one of the copies is gone.
         """
+        self._transfer(weights, policy_version)
+        self.policy_version = self._engine.policy_version = policy_version
+
+    def _by_folder(self, weights: Mapping[str, Tensor], policy_version: int) -> None:
+        """Write the weights where every copy reads them, and have every copy read them."""
         folder = self._context.folder / "weights"
         if self._context.is_first_rank:
             write_weights(weights, folder)
         self._context.barrier()
         agreed(self._context, lambda: self._engine.reload(folder, policy_version=policy_version) if self._owns_copy else None)
-        self.policy_version = self._engine.policy_version = policy_version
         if self._context.is_first_rank:
             shutil.rmtree(folder)
 
@@ -118,5 +128,10 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     with full_disk_is_clear(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        once = {tensor.data_ptr(): name for name, tensor in reversed(weights.items())}
-        save_file({name: weights[name].contiguous() for name in once.values()}, folder / "model.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in distinct(weights).items()}, folder / "model.safetensors")
+
+
+def distinct(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, those that share memory once, under the first of their names."""
+    names = {tensor.data_ptr(): name for name, tensor in reversed(weights.items())}
+    return {name: tensor for name, tensor in weights.items() if names[tensor.data_ptr()] == name}

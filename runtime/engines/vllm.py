@@ -6,6 +6,7 @@ each of them answers.
 """
 
 import json
+import os
 import secrets
 import select
 import socket
@@ -13,8 +14,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ...compiler.plan import Role
 from ...specs.machine import Engines, Precision
 from ..data.tokenizers import ChatTokenizer
 from ..files import write_json
@@ -24,10 +26,11 @@ from .frames import Frame, receive, send
 from .handshake import CANARY_TOKENS
 from .shared import ReloadingEngine, SharedEngine
 from .vllm_http import MODEL, HttpEngine, is_healthy
-from .vllm_launch import EngineProcess, EngineSettings, free_port, listening_socket
+from .vllm_launch import GPUS, EngineProcess, EngineSettings, free_port, listening_socket
 from .vllm_process import ProcessEngine
 from .vllm_server import KEY
 from .vllm_server import WORDS as SERVER_WORDS
+from .vllm_transfer import TRAINERS, Transfer
 
 SEQUENCES = 256  # that an engine works on at once; more wait
 LOGITS = 2**25  # float32 of one forward pass over prompts that are scored: 128 MiB, and about as much again for their softmax
@@ -50,7 +53,7 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
     started: list[Copy] = []
     for number in range(context.rank, 1 + max(max(copies) for copies in dealt.values()), context.world_size):
         first = next(name for name, copies in dealt.items() if number in copies)
-        settings = engine_settings(context, role, folders[first])
+        settings = engine_settings(context, role, folders[first], number)
         start = start_server if over_http else start_worker
         started.append(start(settings, place / f"{role}.{'.'.join(folders)}.{number}.log", context.cleanup))
     for ready, copy in enumerate(started):
@@ -59,13 +62,20 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
         write_json(copy.process.log.with_suffix(".json"), copy.facts)
         context.progress(ready + 1, len(started), "vLLM engines answer")
     context.barrier()
+    in_turns = len({tuple(each) for each in dealt.values()}) < len(folders)
+
+    def connected(name: str, number: int) -> ReloadingEngine:
+        written = place / f"{role}.{'.'.join(folders)}.{number}.json"
+        return connect(json.loads(written.read_text(encoding="utf-8")), folders[name], tokenizer, in_turns=in_turns)
+
     engines = {}
-    for name, folder in folders.items():
-        copies = dealt[name]
-        own = place / f"{role}.{'.'.join(folders)}.{copies[context.rank % len(copies)]}.json"
-        in_turns = len({tuple(each) for each in dealt.values()}) < len(folders)
-        engine = connect(json.loads(own.read_text(encoding="utf-8")), folder, tokenizer, in_turns=in_turns)
-        engines[name] = SharedEngine(engine, context, owns_copy=context.rank < len(copies))
+    for name, copies in dealt.items():
+        transfer = None
+        if placed.weights in TRAINERS:  # what takes weights from a GPU is a process of ours, and the first rank tells all of them
+            told = [connected(name, number) for number in copies] if context.is_first_rank else []
+            transfer = Transfer(placed.weights, context, cast("list[ProcessEngine]", told), placed.tensor)
+        engine = connected(name, copies[context.rank % len(copies)])
+        engines[name] = SharedEngine(engine, context, owns_copy=context.rank < len(copies), transfer=transfer)
     context.barrier()
     return engines
 
@@ -125,7 +135,7 @@ def start_worker(settings: EngineSettings, log: Path, cleanup: ExitStack) -> Cop
     address = _private_folder(cleanup) / "socket"
     with listening_socket(address) as listener:
         words = [f"--socket={listener.fileno()}", *settings.words]
-        process = EngineProcess("vllm_worker", words, log=log, pass_fds=[listener.fileno()])
+        process = EngineProcess("vllm_worker", words, log=log, variables=settings.variables, pass_fds=[listener.fileno()])
     cleanup.callback(process.close)
     return _Worker(process, {"socket": str(address)})
 
@@ -138,7 +148,7 @@ def start_server(settings: EngineSettings, log: Path, cleanup: ExitStack) -> Cop
     port = free_port()
     words = ["--host=127.0.0.1", f"--port={port}", f"--served-model-name={MODEL}", *SERVER_WORDS, *settings.words]
     hidden = {KEY: key_file.read_text(encoding="utf-8"), "VLLM_SERVER_DEV_MODE": "1"}  # the mode has the routes for new weights
-    process = EngineProcess("vllm_server", words, log=log, secrets=hidden)
+    process = EngineProcess("vllm_server", words, log=log, variables=hidden)
     cleanup.callback(process.close)
     return _Server(process, {"port": port, "key": str(key_file)})
 
@@ -158,12 +168,27 @@ def _answered(probe: socket.socket) -> bool:
         return False
 
 
-def engine_settings(context: JobContext, role: str, folder: Path) -> EngineSettings:
+def gpus_of(roles: Mapping[str, Role], name: str, number: int, visible: Sequence[str]) -> tuple[str, ...]:
+    """The GPUs of a copy, of those that the job sees. The roles of a job have theirs one after the other, the trainer's first; one
+    that shares the trainer's begins with them."""
+    role, first = roles[name], 0
+    for other in ("trainer", "rollout", "scorer"):
+        if role.shared or other == name:
+            break
+        if other in roles and not roles[other].shared and (other != "trainer" or roles[other].mesh is not None):
+            first += roles[other].devices
+    first += number * role.tensor
+    return tuple(visible[first : first + role.tensor])
+
+
+def engine_settings(context: JobContext, role: str, folder: Path, number: int) -> EngineSettings:
     """What a copy needs for the job's longest episodes, as many of them at once as an engine works on."""
     limits = [domain["limits"] for domain in context.job.settings["domains"].values()]
     longest = max(CANARY_TOKENS, *(one["context_tokens"] for one in limits if one is not None))
     dtype = context.setting("precision", Precision).compute
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    placed, cluster = context.job.roles[role], context.plan.cluster
+    visible = os.environ[GPUS].split(",") if os.environ.get(GPUS) else [str(number) for number in range(cluster.per_node)]
     heads, layers = config["num_key_value_heads"] * config["head_dim"], config["num_hidden_layers"]
     bytes_per_token = 2 * layers * heads * {"float32": 4, "bfloat16": 2}[dtype]
     return EngineSettings(
@@ -173,7 +198,9 @@ def engine_settings(context: JobContext, role: str, folder: Path) -> EngineSetti
         sequences=SEQUENCES,
         batched_tokens=_within(BATCHED_TOKENS, LOGITS // config["vocab_size"]),
         cache_bytes=_within(CACHE_BYTES, SEQUENCES * longest * bytes_per_token),
-        tensor=context.job.roles[role].tensor,
+        tensor=placed.tensor,
+        transfer=placed.weights if placed.weights in TRAINERS else None,
+        gpus=gpus_of(context.job.roles, role, number, visible) if cluster.accelerator != "cpu" else (),
     )
 
 

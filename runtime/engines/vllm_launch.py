@@ -6,6 +6,7 @@ What it does not do: restart one that ended. The job then stops as interrupted, 
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ POLL_SECONDS = 0.25
 BLOCK_TOKENS = 32  # of the cache of keys and values: the fewest that vLLM's attention on a CPU takes in full strides
 LOG_LINES = 15  # of a process that did not come up, in the message
 PYTHON = "POLYMATH_VLLM_PYTHON"
+GPUS = "CUDA_VISIBLE_DEVICES"
 TORCHRUN = ("RANK", "LOCAL_RANK", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "MASTER_", "TORCHELASTIC_")
 
 
@@ -39,6 +41,13 @@ class EngineSettings:
     batched_tokens: int  # of one forward pass, which also bounds the logits that exist at once
     cache_bytes: int  # of keys and values
     tensor: int  # devices of a copy
+    transfer: str | None = None  # vLLM's engine that takes new weights from the trainer's device; None: they come in a folder
+    gpus: tuple[str, ...] = ()  # that it sees; none on a CPU
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of its environment."""
+        return {GPUS: ",".join(self.gpus)} if self.gpus else {}
 
     @property
     def words(self) -> list[str]:
@@ -61,6 +70,7 @@ class EngineSettings:
             "--worker-extension-cls=polymath.runtime.engines.vllm_weights.WeightSync",
             "--disable-log-stats",
             "--seed=0",
+            *([f"--weight-transfer-config={json.dumps({'backend': self.transfer})}"] if self.transfer is not None else []),
         ]
 
 
@@ -73,7 +83,7 @@ class EngineProcess:
         words: Sequence[str],
         *,
         log: Path,
-        secrets: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
         """Start it.
@@ -82,7 +92,7 @@ class EngineProcess:
             module: of this package, to be run.
             words: its arguments; seen by every user of the machine.
             log: where its output goes.
-            secrets: environment variables that nobody else sees.
+            variables: of its environment; no other user sees them.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
@@ -92,7 +102,7 @@ class EngineProcess:
             stream.flush()
             self._process = subprocess.Popen(
                 argv,
-                env={**environment(os.environ), **(secrets or {})},
+                env={**environment(os.environ), **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -24,6 +24,16 @@ class WeightSync:
         self.pack_tied_head()
         return weights_path
 
+    def start_transfer(self: Any) -> None:
+        """Before the trainer sends weights: the worker's own `start_weight_update`."""
+        self.forget_packed_experts()
+        self.start_weight_update()
+
+    def finish_transfer(self: Any) -> None:
+        """After it has sent them all: the worker's own `finish_weight_update`."""
+        self.finish_weight_update()
+        self.pack_tied_head()
+
     def forget_packed_experts(self: Any) -> None:
         """Have the experts' kernels set up again with the next weights, where that packs them."""
         if self.device.type != "cpu":

@@ -2,8 +2,9 @@
 
     python -m polymath.runtime.engines.vllm_worker --socket FD --model FOLDER --dtype float32 ...
 
-What it does: generation with a seed per row, top-k and token scores, and weights by folder, with one engine that all ranks of a job
-share. A call may name the folder of its model; calls of other folders wait until the engine is idle, and then take their turn.
+What it does: generation with a seed per row, top-k and token scores, and weights by folder or by transfer, with one engine that
+all ranks of a job share. A call may name the folder of its model; calls of other folders wait until the engine is idle, and then
+take their turn.
 What it does not do: listen to anything but the socket it was given, or outlive the process that started it.
 
 Shapes: T tokens of one sequence, J columns of a score: the token itself, then the most likely ones.
@@ -14,6 +15,7 @@ import queue
 import socket
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,7 @@ from ..launch.watch import exit_with_launcher
 from .frames import Frame, receive, send, sequences_of
 from .group import end_group
 from .protocol import row_seed
+from .vllm_transfer import decoded
 
 
 @dataclass(kw_only=True, eq=False)
@@ -90,29 +93,51 @@ class Worker:
         kept: deque[Call] = deque()
         while self._waiting:
             call = self._waiting.popleft()
-            folder = call.frame.words.get("folder")
-            if call.name == "reload" or folder not in (None, self._folder):
+            folder, replaces = call.frame.words.get("folder"), call.name in ("reload", "transfer")
+            if replaces or folder not in (None, self._folder):
                 if self._running or kept:
                     kept.append(call)
-                    if call.name == "reload":
+                    if replaces:
                         break
                     continue
-                self._load(folder, call.frame.words.get("policy_version", self._version))
+                if call.name == "transfer":
+                    self._transfer(call.frame.words)
+                else:
+                    self._load(folder, call.frame.words.get("policy_version", self._version))
             self._begin(call)
         self._waiting = kept + self._waiting
 
     def _load(self, folder: str, policy_version: int) -> None:
         self._folder = ""  # of no model, until all of it is there
         self._engine.collective_rpc("sync_weights", args=(folder,))
+        self._tell(folder, policy_version)
+
+    def _transfer(self, words: Mapping[str, Any]) -> None:
+        """A step of a transfer of weights from the trainer's device, in the order that vLLM wants."""
+        info = decoded(words["info"])
+        match words["step"]:
+            case "init":
+                self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
+            case "start":
+                self._folder = ""
+                self._engine.collective_rpc("start_transfer")
+            case "update":
+                self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
+            case "finish":
+                self._engine.collective_rpc("finish_transfer")
+                self._tell("the trainer", words["policy_version"])
+
+    def _tell(self, origin: str, policy_version: int) -> None:
+        """What the weights are called, now that all of them are there."""
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache, which belongs to the weights that it had")
-        self._folder, self._version = folder, policy_version
+        self._folder, self._version = origin, policy_version
 
     def _begin(self, call: Call) -> None:
         from vllm import SamplingParams, TokensPrompt
 
         words, tensors = call.frame.words, call.frame.tensors
-        if call.name in ("hello", "reload"):
+        if call.name in ("hello", "reload", "transfer"):
             vocabulary = self._engine.model_config.get_vocab_size()
             self._answer(call, {"vocabulary": vocabulary, "folder": self._folder, "policy_version": self._version}, {})
             return

@@ -136,6 +136,21 @@ def test_roles_that_need_more_than_the_cluster_are_refused(tmp_path: Path) -> No
     assert message.startswith("E0508 trainer 16 + rollout 24 = 40 devices, but the cluster has 32")
 
 
+def test_an_engine_on_the_trainer_s_devices_needs_none_of_its_own_and_room_in_their_memory(tmp_path: Path) -> None:
+    """With 16 + 16 + 8 devices the job does not fit on 32; of the trainer's memory, the engine takes its weights and a cache."""
+    shared = "placement.distill={trainer: {devices: 16}, rollout: {devices: 16, tensor: 8, shared: true}, scorer: {devices: 8}}"
+    assert any(one.startswith("E0508") for one in refused(tmp_path, shared.replace(", shared: true", "")))
+    compiled = solved(tmp_path, shared)
+    assert compiled.meshes["distill"].devices == 16
+    (tmp_path / "big.yaml").write_text(ALONE)
+    plan = compile_in_memory(tmp_path / "big.yaml", (shared,)).plan
+    assert {name: (role.shared, role.weights) for name, role in plan.job("distill").roles.items()} == {
+        "trainer": (False, None), "rollout": (True, "ipc"), "scorer": (False, None),
+    }  # fmt: skip
+    assert plan.job("teachers.searcher.2").roles["rollout"].weights == "nccl"
+    assert any(one.startswith("E0507") for one in refused(tmp_path, shared.replace("tensor: 8", "tensor: 1")))
+
+
 def test_an_embedded_engine_of_a_large_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "big.yaml"
     path.write_text(

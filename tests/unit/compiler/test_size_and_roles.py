@@ -36,6 +36,8 @@ def found(path: Path, *overrides: str) -> list[tuple[str, str]]:
         ("engines.rollout=transformers", "E0303", "on the trainer's devices"),
         ("placement.distill={trainer: {devices: 16}}", "E0530", "add `rollout: {devices: ...}` to `placement.distill`"),
         ("placement.grpo.rollout={devices: 8, tensor: 3}", "E0531", "nearest that does: 2"),
+        ("placement.evaluate={rollout: {devices: 8, shared: true}}", "E0303", "an evaluation trains nothing"),
+        ("placement.grpo.rollout={devices: 32, shared: true}", "E0508", "32 devices shared with a trainer of 16 = at most 16"),
         ("cluster={accelerator: cpu, per_node: 32, software: {cuda: '13.0'}}", "E0303", "no CUDA"),
         ("teachers.searcher.phases[1].process_weight=0.7", "E0303", "`advantage: process`"),
         ("teachers.searcher.phases[1].settings={hopps: 9}", "E0201", "did you mean `hops`?"),

@@ -1,5 +1,7 @@
 """What this runtime cannot run is refused whole, by the fields that ask for it, before anything starts."""
 
+import importlib.machinery
+import importlib.util
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
@@ -55,8 +57,8 @@ def test_tensor_parallelism_is_run_with_the_backend_that_it_was_tested_with(torc
 def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Path) -> None:
     plan = compiled(
         tmp_path,
-        "engines={rollout: vllm}",
-        "cluster={accelerator: h200, per_node: 8}",
+        "engines={rollout: vllm, transport: http}",
+        "cluster={accelerator: h200, per_node: 8, nodes: 2}",
         "placement={sft: {trainer: {devices: 2, tensor: 2}}, grpo: {trainer: {devices: 2}, rollout: {devices: 2}},"
         " distill: {trainer: {devices: 2}, rollout: {devices: 2}}, evaluate: {rollout: {devices: 2}}}",
         "storage.artifacts=s3://bucket/prefix",
@@ -64,18 +66,31 @@ def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Pat
     message = refusal(plan, tmp_path)
     for line in (
         "placement.sft.trainer.tensor: 2 with spmd_types, the backend of torch above 2.13 (sft, teachers.searcher.1)",
-        "engines.rollout: vllm on a h200; it was tried on CPUs only (teachers.operator.1, distill, evaluate.base and 4 more)",
+        "engines.transport: http on a h200; `process` is what takes weights from a GPU (teachers.operator.1, distill,",
+        "engines.rollout: vllm on 2 machines; an engine answers on the machine that it runs on (teachers.operator.1, distill,",
         "storage.artifacts",
     ):
         assert line in message, message
 
 
 def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = compiled(tmp_path, "engines.rollout=vllm", "cluster={accelerator: h200, per_node: 8}", ACTING_DEVICES)
+    plan = compiled(tmp_path, "engines.rollout=vllm", "cluster={accelerator: h200, per_node: 8, nodes: 2}", ACTING_DEVICES)
     monkeypatch.setattr(abilities, "_check_machine", lambda plan: None)
     sources = read_sources(tmp_path / "plan")
     refuse_what_cannot_run(plan, sources, [plan.job("import"), plan.job("sft")])
-    assert "engines.rollout: vllm on a h200" in refusal(plan, tmp_path, "teachers.operator.1")
+    assert "engines.rollout: vllm on 2 machines" in refusal(plan, tmp_path, "teachers.operator.1")
+
+
+def test_vllm_on_gpus_takes_weights_from_a_trainer_that_has_vllm_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = compiled(tmp_path, "engines.rollout=vllm", "cluster={accelerator: h200, per_node: 8}", ACTING_DEVICES)
+    monkeypatch.setattr(abilities, "_check_machine", lambda plan: None)
+    monkeypatch.setenv(PYTHON, sys.executable)
+    found = {"vllm": None}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found[name])
+    assert "sends weights to vLLM by nccl, and vLLM is not installed beside the trainer" in refusal(plan, tmp_path)
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [plan.job("evaluate.base")])  # whose engine keeps its weights
+    found["vllm"] = importlib.machinery.ModuleSpec("vllm", None)  # type: ignore[assignment]
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), plan.jobs)
 
 
 def test_vllm_is_looked_for_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

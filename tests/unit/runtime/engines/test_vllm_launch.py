@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from polymath.compiler.plan import Mesh, Role
 from polymath.runtime.engines import vllm_launch
-from polymath.runtime.engines.vllm_launch import PYTHON, EngineProcess, engine_python, environment
+from polymath.runtime.engines.vllm import gpus_of
+from polymath.runtime.engines.vllm_launch import PYTHON, EngineProcess, EngineSettings, engine_python, environment
 from polymath.runtime.launch.process import descendants
 from polymath.specs.diagnostics import ExitCode, UserError
 
@@ -70,7 +73,7 @@ def _is_gone(pid: int) -> bool:
 
 def test_an_engine_ends_with_all_that_it_started(interpreter: Path, tmp_path: Path) -> None:
     interpreter.write_text(SERVES)
-    process = EngineProcess("vllm_worker", [str(tmp_path / "pids")], log=tmp_path / "log", secrets={"A_SECRET": "hush"})
+    process = EngineProcess("vllm_worker", [str(tmp_path / "pids")], log=tmp_path / "log", variables={"A_SECRET": "hush"})
     pids = _wait_for(tmp_path / "pids")
     assert pids[0] == process.pid
     process.close()
@@ -123,3 +126,28 @@ def test_a_machine_without_vllm_is_told_where_to_look(monkeypatch: pytest.Monkey
     monkeypatch.setenv(PYTHON, os.devnull)
     with pytest.raises(UserError, match=f"{PYTHON}: {os.devnull} is no program"):
         engine_python()
+
+
+def test_every_copy_has_gpus_of_its_own_unless_it_shares_the_trainer_s() -> None:
+    def role(devices: int, tensor: int = 1, shared: bool = False, mesh: Mesh | None = None) -> Role:
+        return Role(devices=devices, torchrun=(), environment={}, tensor=tensor, shared=shared, mesh=mesh)
+
+    mesh = Mesh(devices=2, replicate=1, shard=2, expert=1, micro_batch=1)
+    visible = ["7", "6", "5", "4", "3", "2", "1", "0"]  # as CUDA_VISIBLE_DEVICES may name them
+    roles = {"trainer": role(2, mesh=mesh), "rollout": role(4, tensor=2), "scorer": role(2)}
+    found = [gpus_of(roles, *copy, visible) for copy in (("rollout", 0), ("rollout", 1), ("scorer", 0), ("scorer", 1))]
+    assert found == [("5", "4"), ("3", "2"), ("1",), ("0",)]
+    sharing = {**roles, "rollout": role(2, shared=True)}
+    assert [gpus_of(sharing, *copy, visible) for copy in (("rollout", 1), ("scorer", 0))] == [("6",), ("5",)]
+    only_driving = {"trainer": role(2), "rollout": role(1)}  # an evaluation's ranks compute nothing
+    assert gpus_of(only_driving, "rollout", 0, visible) == ("7",)
+
+
+def test_an_engine_sees_its_own_gpus_and_is_told_how_its_weights_come() -> None:
+    plain = EngineSettings(
+        folder=Path("model"), dtype="float32", context_tokens=8, sequences=1, batched_tokens=8, cache_bytes=2**20, tensor=2
+    )
+    assert plain.variables == {} and not any("weight-transfer" in word for word in plain.words)
+    told = replace(plain, transfer="nccl", gpus=("5", "4"))
+    assert told.variables == {"CUDA_VISIBLE_DEVICES": "5,4"}
+    assert '--weight-transfer-config={"backend": "nccl"}' in told.words

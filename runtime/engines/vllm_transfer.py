@@ -1,0 +1,175 @@
+"""New weights from the trainer's GPUs into vLLM's, by vLLM's own transfer engines: NCCL, or CUDA IPC on a device that both share.
+
+The trainer's side is vLLM's (`TrainerWeightTransferEngine`), which sends the weights; ours is what it asks of whoever owns them:
+the weights by name, and a way to tell each copy of the engine what to do, which goes over the copy's socket. On the copy's side
+`vllm_worker` hands it to vLLM's worker. vLLM is imported by the ranks that send, and by no other.
+What it does not do: end a broadcast whose receiver dies in the middle of it; NCCL then waits for ever, and so does the run.
+
+Read in vLLM 0.32; `tests/on_vllm/test_transfer.py` binds every call to vLLM's sources and moves weights on a CPU. NCCL and IPC
+themselves have never run: that needs GPUs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..jobs import JobContext
+from .shared import agreed, distinct
+from .vllm_launch import free_port
+from .vllm_process import ProcessEngine
+
+PACKED_BYTES = 2**30  # of a buffer that weights are packed into, at least
+CLASSES = {"Tensor": torch.Tensor, "TypedStorage": torch.TypedStorage, "UntypedStorage": torch.UntypedStorage}
+
+
+class Transfer:
+    """How weights get into every copy of an engine. Each rank of the job has one."""
+
+    def __init__(self, backend: str, context: JobContext, copies: Sequence[ProcessEngine], tensor: int) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            backend: a name of `TRAINERS`.
+            copies: of the engine; all of them.
+            tensor: devices of a copy, each with a worker that receives.
+        """
+        self._backend, self._context = backend, context
+        self._workers = len(copies) * tensor
+        self._copies, self._weights = Copies(copies, tensor), Weights()
+        self._trainer: Any = None
+
+    def __call__(self, weights: Mapping[str, Tensor], policy_version: int) -> None:
+        """Send them. Collective, with the same full tensors on every rank.
+
+        Raises:
+            EngineSilent: on every rank; one of the copies is gone.
+        """
+        self._weights.current, self._copies.policy_version = distinct(weights), policy_version
+        agreed(self._context, self._send)
+        self._weights.current = {}
+
+    def _send(self) -> None:
+        if self._backend != "ipc" and not self._context.is_first_rank:
+            return  # the first rank has all that is sent; CUDA IPC shares the memory of every rank's own device
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+
+        if self._trainer is None:
+            info = TRAINERS[self._backend](self._context.rank, self._workers, self._weights.current)
+            self._trainer = WeightTransferTrainerFactory.trainer_init(info, client=self._copies, source=self._weights)
+        self._trainer.send_weights()
+
+
+def _over_nccl(rank: int, workers: int, weights: Mapping[str, Tensor]) -> Any:
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    return NCCLTrainerInitInfo(rank=rank, master_address="127.0.0.1", master_port=free_port(), world_size=1 + workers)
+
+
+def _over_ipc(rank: int, workers: int, weights: Mapping[str, Tensor]) -> Any:
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+    largest = max(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=max(PACKED_BYTES, largest))
+
+
+TRAINERS: dict[str, Callable[[int, int, Mapping[str, Tensor]], Any]] = {"nccl": _over_nccl, "ipc": _over_ipc}
+"""From rank, receiving workers and weights to what vLLM's factory makes a trainer's side of."""
+
+
+class Weights:
+    """vLLM's `WeightSource`: full tensors, described and then given out in the same order."""
+
+    def __init__(self) -> None:
+        self.current: Mapping[str, Tensor] = {}
+
+    def metadata(self) -> list[Any]:
+        """Name, number format and shape of each."""
+        from vllm.distributed.weight_transfer import ParamMeta
+
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.current.items()]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.current.items())
+
+
+class Copies:
+    """vLLM's `VLLMWeightSyncClient`: tells every copy at the same time, since they wait for each other; the first rank asks it."""
+
+    def __init__(self, engines: Sequence[ProcessEngine], tensor: int) -> None:
+        self._engines, self._tensor = engines, tensor
+        self.policy_version = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Meet the trainer. Copies know nothing of each other, so each is told which ranks of the group are its own."""
+        if "rank_offset" not in init_info:
+            self._tell("init", [init_info] * len(self._engines))
+            return
+        first = init_info["rank_offset"]
+        self._tell("init", [{**init_info, "rank_offset": first + place * self._tensor} for place in range(len(self._engines))])
+
+    def start_weight_update(self) -> None:
+        """The copies have no policy's weights from here on."""
+        self._tell("start")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive some of the weights."""
+        self._tell("update", [update_info] * len(self._engines))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Take up what was received, forget every cached prefix, and only then tell the policy's version."""
+        self._tell("finish")
+
+    def _tell(self, step: str, infos: Sequence[Mapping[str, Any]] | None = None) -> None:
+        with ThreadPoolExecutor(max(1, len(self._engines))) as pool:
+            asked = [
+                pool.submit(engine.transfer, step, encoded(info), policy_version=self.policy_version)
+                for engine, info in zip(self._engines, infos or [{}] * len(self._engines), strict=True)
+            ]
+        for one in asked:
+            one.result()
+
+
+def encoded(value: Any) -> Any:
+    """What vLLM tells its workers, in JSON: handles of CUDA memory hold bytes, tuples and a few names of torch."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return {"bytes": value.hex()}
+        case torch.dtype():
+            return {"dtype": str(value).removeprefix("torch.")}
+        case tuple():
+            return {"tuple": [encoded(one) for one in value]}
+        case list():
+            return [encoded(one) for one in value]
+        case Mapping():
+            return {"map": {name: encoded(one) for name, one in value.items()}}
+        case type() if CLASSES.get(value.__name__) is value:
+            return {"class": value.__name__}
+    raise TypeError(f"vLLM tells its workers a {type(value).__name__}, which is not known here")
+
+
+def decoded(value: Any) -> Any:
+    """What `encoded` was made of."""
+    if isinstance(value, list):
+        return [decoded(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "bytes":
+            return bytes.fromhex(content)
+        case "dtype":
+            found = getattr(torch, content)
+            assert isinstance(found, torch.dtype)
+            return found
+        case "tuple":
+            return tuple(decoded(one) for one in content)
+        case "map":
+            return {name: decoded(one) for name, one in content.items()}
+        case "class":
+            return CLASSES[content]
+    raise ValueError(f"`{kind}` is no kind of value")

@@ -1,0 +1,192 @@
+"""Weights that vLLM's transfer engines take from the trainer: the whole sequence on a CPU, and every call against vLLM's sources.
+
+NCCL and CUDA IPC need GPUs. Here vLLM's NCCL engines run on both sides, real workers receive, and gloo stands for the communicator.
+"""
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conformance.engines import Models, lacks, make_models, settings_of
+from end_to_end.polymath import REPOSITORY
+from polymath.runtime.engines import vllm_transfer
+from polymath.runtime.engines.protocol import SamplingSettings
+from polymath.runtime.engines.shared import SharedEngine
+from polymath.runtime.engines.vllm import connect, start_worker
+from polymath.runtime.engines.vllm_launch import PYTHON, free_port
+from polymath.runtime.engines.vllm_process import ProcessEngine
+from polymath.runtime.engines.vllm_weights import WeightSync
+
+from .transfer_worker import interpreter, trainer_endpoint
+
+pytestmark = pytest.mark.skipif(lacks("process") is not None, reason=lacks("process") or "")
+
+GREEDY = SamplingSettings(temperature=0.0, top_p=1.0)
+SEQUENCE = [(7 * place + 5) % 300 for place in range(70)]
+CLOSE = 1e-5
+COPIES = 2
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return make_models(tmp_path_factory.mktemp("models"), tied=True)
+
+
+@pytest.fixture(scope="module")
+def copies(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ProcessEngine]]:
+    """Two copies of the first model, each in a process of its own."""
+    root = tmp_path_factory.mktemp("copies")
+    with ExitStack() as cleanup, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PYTHON, interpreter(root))
+        settings = replace(settings_of(models.folders["first"]), transfer="nccl")
+        started = [start_worker(settings, root / f"{number}.log", cleanup) for number in range(COPIES)]
+        found = []
+        for copy in started:
+            copy.wait()
+            engine = connect(copy.facts, models.folders["first"], models.tokenizer)
+            cleanup.callback(engine.close)
+            found.append(engine)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(copies: list[ProcessEngine]) -> Iterator[SharedEngine]:
+    """The engine as the first rank of a job has it."""
+    from vllm.distributed.weight_transfer import nccl_engine
+
+    def trainer(rank: int, workers: int, weights: Any) -> Any:
+        address = {"master_address": "127.0.0.1", "master_port": free_port(), "world_size": 1 + workers}
+        return nccl_engine.NCCLTrainerInitInfo(rank=rank, packed=False, **address)  # packed buffers are CUDA's
+
+    context: Any = types.SimpleNamespace(rank=0, is_first_rank=True, any_rank=bool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nccl_engine, "open_trainer_endpoint", trainer_endpoint)
+        patch.setattr(torch.cuda, "current_stream", lambda: None)
+        patch.setitem(vllm_transfer.TRAINERS, "nccl", trainer)
+        transfer = vllm_transfer.Transfer("nccl", context, copies, tensor=1)
+        yield SharedEngine(copies[0], context, owns_copy=True, transfer=transfer)
+
+
+def _gap(engine: ProcessEngine, models: Models, name: str) -> float:
+    """Largest difference of the token scores from a plain forward pass, which those of a freshly loaded engine equal to 1e-5."""
+    (scores_T,) = engine.score_tokens([SEQUENCE])
+    expected_T = models.logprobs(name, SEQUENCE)[:-1].gather(1, torch.tensor(SEQUENCE[1:])[:, None]).squeeze(1)
+    return (scores_T - expected_T).abs().max().item()
+
+
+def test_every_copy_scores_with_the_weights_that_were_sent_and_tells_their_version(
+    shared: SharedEngine, copies: list[ProcessEngine], models: Models
+) -> None:
+    for version, name in ((1, "second"), (2, "first"), (3, "second")):
+        shared.load_weights(models.weights(name), policy_version=version)
+        assert shared.policy_version == version
+        for engine in copies:
+            assert engine.identity().policy_version == version
+            assert _gap(engine, models, name) < CLOSE
+
+
+def test_no_cached_prefix_outlives_a_transfer(shared: SharedEngine, models: Models) -> None:
+    for version, name in ((4, "first"), (5, "second")):
+        shared.generate([SEQUENCE], limits=[1], sampling=GREEDY, stop_ids=[], seed=0)  # its blocks are cached now
+        shared.load_weights(models.weights(name), policy_version=version)
+        (written,) = shared.generate([SEQUENCE], limits=[1], sampling=GREEDY, stop_ids=[], seed=0)
+        assert written.logprobs[0] == pytest.approx(models.logprobs(name, SEQUENCE)[-1].max().item(), abs=CLOSE)
+
+
+def _calls(module: str) -> list[ast.Call]:
+    tree = ast.parse((REPOSITORY / "runtime" / "engines" / f"{module}.py").read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def _bind(theirs: Any, call: ast.Call, *own: object) -> None:
+    """Our call, as an error if their signature does not take it."""
+    inspect.signature(theirs).bind(*own, *call.args, **{word.arg: word.value for word in call.keywords if word.arg})
+
+
+def test_what_the_trainer_calls_exists_as_it_is_called() -> None:
+    from vllm.distributed.weight_transfer import ParamMeta, WeightTransferTrainerFactory
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    theirs = {
+        "NCCLTrainerInitInfo": NCCLTrainerInitInfo,
+        "IPCTrainerInitInfo": IPCTrainerInitInfo,
+        "ParamMeta": ParamMeta,
+        "trainer_init": WeightTransferTrainerFactory.trainer_init,
+    }
+    found = set()
+    for call in _calls("vllm_transfer"):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name in theirs:
+            _bind(theirs[name], call)
+            found.add(name)
+    assert found == theirs.keys()
+    assert {NCCLTrainerInitInfo.backend, IPCTrainerInitInfo.backend} == vllm_transfer.TRAINERS.keys()
+
+
+def test_what_the_worker_is_asked_exists_as_it_is_asked() -> None:
+    from vllm.v1.worker.gpu_worker import Worker
+
+    asked = set()
+    for call in _calls("vllm_worker"):
+        if not (isinstance(call.func, ast.Attribute) and call.func.attr == "collective_rpc"):
+            continue
+        name = ast.literal_eval(call.args[0])
+        given = {word.arg: word.value for word in call.keywords}
+        words = [key.value for key in getattr(given.get("kwargs"), "keys", [])]
+        values = getattr(given.get("args"), "elts", [])
+        inspect.signature(getattr(WeightSync if hasattr(WeightSync, name) else Worker, name)).bind(
+            None, *values, **dict.fromkeys(words)
+        )
+        asked.add(name)
+    assert asked == {
+        "sync_weights", "init_weight_transfer_engine", "start_transfer", "update_weights", "finish_transfer"
+    }  # fmt: skip
+    for call in _calls("vllm_weights"):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if name in ("start_weight_update", "finish_weight_update", "reload_weights"):
+            _bind(getattr(Worker, name), call, None)
+    assert not [name for name in vars(WeightSync) if not name.startswith("__") and hasattr(Worker, name)]  # vLLM refuses that
+
+
+def test_what_vllm_asks_of_the_trainer_is_there() -> None:
+    from vllm.distributed.weight_transfer import VLLMWeightSyncClient, ipc_engine, nccl_engine
+
+    for name, theirs in inspect.getmembers(VLLMWeightSyncClient, inspect.isfunction):
+        if not name.startswith("_"):
+            ours = getattr(vllm_transfer.Copies, name)
+            assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters), name
+    for side in (ipc_engine.IPCTrainerWeightTransferEngine, nccl_engine.NCCLTrainerWeightTransferEngine):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(side)))
+        asked = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "source"
+        }
+        assert asked <= {"metadata"}, f"{side.__name__} asks more of a source of weights"
+
+
+def test_the_handle_of_cuda_memory_goes_through_json() -> None:
+    """As `reduce_tensor` makes it of the buffer that weights are packed into."""
+    from torch.multiprocessing.reductions import rebuild_cuda_tensor
+
+    buffer = torch.empty(4, dtype=torch.uint8)
+    places = {
+        "tensor_cls": type(buffer), "tensor_size": buffer.size(), "tensor_stride": buffer.stride(), "tensor_offset": 0,
+        "storage_cls": type(buffer._typed_storage()), "dtype": buffer.dtype, "storage_device": 0, "storage_handle": b"\x00\xff",
+        "storage_size_bytes": 2**21, "storage_offset_bytes": 0, "requires_grad": False, "ref_counter_handle": b"ref",
+        "ref_counter_offset": 1, "event_handle": b"event", "event_sync_required": True,
+    }  # fmt: skip
+    assert list(places) == list(inspect.signature(rebuild_cuda_tensor).parameters)
+    update = {"names": ["a"], "shapes": [[4]], "ipc_handles": {"GPU-1": tuple(places.values())}, "tensor_sizes": None}
+    assert vllm_transfer.decoded(vllm_transfer.encoded(update)) == update
+    with pytest.raises(TypeError, match="not known here"):
+        vllm_transfer.encoded({"a": Path()})
