@@ -108,8 +108,8 @@ def collect(
     playing = [
         _Play(request=one, renderer=renderers[one.domain].offering(one.task.tools), world=worlds[one.domain]) for one in requests
     ]
-    for play in playing:
-        play.require_writable_prompt()
+    for play in {(id(play.renderer), play.request.domain): play for play in playing}.values():
+        play.require_words()
     play_all = _side_by_side if engine.capabilities.concurrent else _in_lockstep
     play_all(engine, playing, sampling, seed, lambda: on_progress(_progress(playing)))
     verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
@@ -259,12 +259,13 @@ class _Play:
         seconds = self.request.limits.wall_seconds
         return seconds is not None and time.monotonic() - self.began >= seconds
 
-    def require_writable_prompt(self) -> None:
-        """Refuse a forced answer that the tokenizer has no words to ask for.
+    def require_words(self) -> None:
+        """Refuse tools that the tokenizer cannot call, and a forced answer that it has no words to ask for.
 
         Raises:
             UserError: exit code 3; or the chat template takes no user's message there.
         """
+        self.renderer.require_readable_calls()
         if (finalize := self.request.limits.finalize) is None:
             return
         tokenizer = self.renderer.tokenizer

@@ -61,7 +61,7 @@ class Renderer:
     def __init__(self, tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         self.tokenizer = tokenizer
         self.tools = tuple(tools)
-        self._compact = len(tokenizer.call_ids) == 1
+        self._compact = tokenizer.call_form == "compact"
         masked = Sentinels(2, tokenizer.control_texts)  # 0 and 1 stand for the turns before an extension
         self._masked_tools = masked.put_deep(self.tools, keep_identifiers=True)
         self._tool_values = tuple(masked.values)
@@ -124,8 +124,27 @@ class Renderer:
         shape, values = self._mask([message])
         return self._fill(self._segment("turn", shape), values)
 
+    def require_readable_calls(self) -> None:
+        """Refuse to offer tools where what the template writes for a call is not read as that call.
+
+        Raises:
+            UserError: exit code 3.
+        """
+        if not self.tools:
+            return
+        name, form = self.tools[0].get("function", self.tools[0])["name"], self.tokenizer.call_form
+        call = {"type": "function", "function": {"name": name, "arguments": "{}"}}
+        written = self.turn({"role": "assistant", "content": "", "tool_calls": [call]})
+        if [one["function"]["name"] for one in self.parse(written).get("tool_calls", ())] != [name]:
+            how = f"calls have the form `{form}`, and one" if form else "a call"
+            raise UserError(
+                f"tokenizer {self.tokenizer.name} cannot call tools: {how} of {name} by its chat template is not read as one",
+                exit_code=ExitCode.SPEC,
+                fix="take a tokenizer whose template writes calls as Qwen's do, or one with a `response_template`",
+            )
+
     def parse(self, ids: Sequence[int]) -> Message:
-        """The message that the model wrote. A call that cannot be read becomes plain content."""
+        """The message that the model wrote. A call that cannot be read is one without a name, which the world answers."""
         return parse(self.tokenizer, self.tools, ids)
 
     def _mask(self, messages: Sequence[Message]) -> tuple[str, list[str]]:
@@ -198,7 +217,7 @@ class Renderer:
 
     def _probe(self) -> None:
         """Try the template on one conversation with everything in it, before anything is trained on it."""
-        call = {"type": "function", "function": {"name": "probe", "arguments": "{}"}} if self.tokenizer.call_ids else None
+        call = {"type": "function", "function": {"name": "probe", "arguments": "{}"}} if self.tokenizer.call_form else None
         acts: Message = {"role": "assistant", "content": "" if call else "a", **({"tool_calls": [call]} if call else {})}
         observes: Message = {"role": "tool" if call else "user", "content": "o"}
         says: Message = {"role": "assistant", "content": "a"}

@@ -6,11 +6,14 @@ never write, and gives text of the data ids that are never control ids. What it 
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_parsing.response_templates import load_response_template
 
 from ...compiler.canonical import canonical_json
 from ...specs.diagnostics import ExitCode, UserError
@@ -21,6 +24,8 @@ BUILTIN = Path(__file__).parent / "builtin"
 BUILTIN_FOLDERS = {"builtin:tiny-words": BUILTIN / "tiny_words", "builtin:bytes": BUILTIN / "bytes"}
 VOCABULARY_MULTIPLE = 64  # rows of the embedding come in tiles that every layout divides
 TEXT_CACHE_ENTRIES = 65536
+USER = {"role": "user", "content": sentinel(0)}
+CallForm = Literal["template", "json", "xml", "compact"]
 
 
 class ChatTokenizer:
@@ -33,10 +38,13 @@ class ChatTokenizer:
         vocabulary_size: rows of the model's embedding; `len(hf)` rounded up to a multiple of 64.
         end_of_turn_id: the control token that ends an assistant's turn.
         pad_id: what fills a row.
-        call_ids: markers before and, where the form has one, after a tool call; empty where the tokenizer has none.
+        call_form: how a tool call is written, and so who reads it (`parser.py`); None where the template writes none. It follows
+            from the tokenizer's files alone.
+        call_ids: control tokens of a tool call: what comes before it and, where the form has one, after it.
+        generation_prompt: what the template writes before the model's turn, behind a placeholder for the user's.
         invalid_ids: ids that the assistant may never write: control tokens but for the end of a turn and the call markers, and
             rows of the embedding that stand for no token.
-        digest: sha256 over vocabulary, merges, text processing, control tokens and template.
+        digest: sha256 over vocabulary, merges, text processing, control tokens and templates.
     """
 
     def __init__(self, hf: PreTrainedTokenizerFast, name: str) -> None:
@@ -51,11 +59,12 @@ class ChatTokenizer:
         self.end_of_turn_id = self._find_end_of_turn()
         self.pad_id = self.end_of_turn_id if hf.pad_token_id is None else int(hf.pad_token_id)
         self.vocabulary_size = -(-len(hf) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-        self.call_ids = tuple(hf.convert_tokens_to_ids(marker) for marker in self._call_markers())
+        self.generation_prompt = self.template.text([USER], (), generation_prompt=True)
+        self.call_form, self.call_ids = self._find_call_form()
         special = {index for index, token in added.items() if token.special}
         never = special | {self.pad_id} | set(range(len(hf), self.vocabulary_size))
         self.invalid_ids = frozenset(never - {self.end_of_turn_id, *self.call_ids})
-        self.digest = _digest(self.backend, self.template.hf.chat_template)
+        self.digest = _digest(self.backend, hf)
         self.text_ids = lru_cache(TEXT_CACHE_ENTRIES)(self._text_ids)
 
     @property
@@ -92,15 +101,35 @@ class ChatTokenizer:
     def _unknown_id(self) -> int | None:
         return None if self.hf.unk_token is None else self.backend.token_to_id(self.hf.unk_token)
 
-    def _call_markers(self) -> tuple[str, ...]:
+    def _find_call_form(self) -> tuple[CallForm | None, tuple[int, ...]]:
+        if self.hf.response_template is not None:
+            try:
+                load_response_template(self.hf.response_template)
+            except (ValueError, TypeError, KeyError, re.error) as error:
+                raise UserError(
+                    f"the response template of tokenizer {self.name} cannot be used: {error}",
+                    exit_code=ExitCode.SPEC,
+                    fix="mend `response_template` in tokenizer_config.json, or remove it: calls are then read as the chat template "
+                    "writes them",
+                ) from error
+            written = dict.fromkeys(self.literal_ids(self._written_call()))
+            return "template", tuple(one for one in written if one in self._control_ids and one != self.end_of_turn_id)
         vocabulary = self.hf.get_added_vocab()
-        for markers in (("<call>",), ("<tool_call>", "</tool_call>")):
-            if all(marker in vocabulary for marker in markers):
-                return markers
-        return ()
+        if "<call>" in vocabulary:
+            return "compact", (vocabulary["<call>"],)
+        if "<tool_call>" in vocabulary and "</tool_call>" in vocabulary:
+            form = "xml" if "<function=" in self._written_call() else "json"
+            return form, (vocabulary["<tool_call>"], vocabulary["</tool_call>"])
+        return None, ()
+
+    def _written_call(self) -> str:
+        """A turn with a tool call, as the template writes it."""
+        call = {"type": "function", "function": {"name": sentinel(1), "arguments": {"key": sentinel(2)}}}
+        turn = [USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        return self.template.text(turn, (), generation_prompt=False).removeprefix(self.generation_prompt)
 
     def _find_end_of_turn(self) -> int:
-        turn = [{"role": "user", "content": sentinel(0)}, {"role": "assistant", "content": sentinel(1)}]
+        turn = [USER, {"role": "assistant", "content": sentinel(1)}]
         pieces = split_slots(self.template.text(turn, (), generation_prompt=False))
         tail = pieces[-1]
         if Slot(1, False) in pieces and isinstance(tail, str):
@@ -200,7 +229,8 @@ def _without_control_tokens(backend: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(description))
 
 
-def _digest(backend: Tokenizer, template: str) -> str:
+def _digest(backend: Tokenizer, hf: PreTrainedTokenizerFast) -> str:
     description = json.loads(backend.to_str())
     parts = {key: description[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")}
-    return hashlib.sha256(canonical_json({**parts, "template": template}).encode()).hexdigest()
+    parts |= {"template": hf.chat_template} | ({"response": hf.response_template} if hf.response_template is not None else {})
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()

@@ -44,6 +44,7 @@ def run(context: JobContext) -> None:
             "parameters": count_parameters(context.folder / "model"),
             "vocabulary": len(tokenizer.hf),
             "tokenizer_digest": tokenizer.digest,
+            "tool_calls": tokenizer.call_form,
             "tensors_left_out": left_out,  # of a vision tower or a multi-token head
         }
     context.finish(result)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polymath.runtime import rollouts
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
@@ -307,6 +309,49 @@ def test_an_episode_that_a_limit_cut_off_is_shown_to_the_judge_without_an_answer
     judge = StubJudge()
     collect(engine, renderers, worlds, _requests(tasks, replace(ROOMY, turns=2)), PLAIN, seed=0, judge=judge)
     assert judge.seen[0].answer is None
+
+
+BYTES = load_tokenizer(Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:bytes"))
+MARKS = list(BYTES.call_ids)
+TEXTS = ('{"name": "search", "arguments": {', '{"name": "find_customer", "arguments": {"name": 3}}', "{}", "[", "}", "a")
+pieces = st.one_of(
+    st.sampled_from(MARKS).map(lambda mark: [mark]),
+    st.sampled_from(TEXTS).map(lambda text: list(text.encode())),
+    st.lists(st.integers(0, 255), max_size=6),
+)
+turns = st.lists(pieces, max_size=5).map(lambda parts: [token for part in parts for token in part])
+BROKEN_WORLDS = {name: make_world(name, {}) for name in ("search", "tools", "engineering", "tool_subgraphs", "constraints")}
+BROKEN_TASKS = {name: world.tasks("train", 1, 0)[0] for name, world in BROKEN_WORLDS.items()}
+BROKEN_RENDERERS = {name: Renderer(BYTES, world.tools) for name, world in BROKEN_WORLDS.items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(turns, min_size=1, max_size=4))
+def test_whatever_a_policy_writes_every_world_answers_and_no_episode_is_interrupted(written: list[list[int]]) -> None:
+    class Babbler:
+        policy_version = 0
+        capabilities = OracleEngine.capabilities
+        turn = 0
+
+        def generate(self, prompts: Sequence[Sequence[int]], **_: Any) -> list[Generation]:
+            ids = (*written[self.turn % len(written)], BYTES.end_of_turn_id)
+            self.turn += 1
+            return [Generation(ids=ids, logprobs=(-1.0,) * len(ids), stopped=True) for _ in prompts]
+
+    limits = Limits(turns=4, response_tokens=400, context_tokens=20_000)
+    requests = [RolloutRequest(domain=name, task=task, limits=limits, reward=Reward()) for name, task in BROKEN_TASKS.items()]
+    engine: Any = Babbler()
+    for one in collect(engine, BROKEN_RENDERERS, BROKEN_WORLDS, requests, PLAIN, seed=0):
+        assert one.interruptions == 0 and one.status in ("COMPLETED", "TRUNCATED")
+
+
+@pytest.mark.parametrize("name", BROKEN_WORLDS)
+def test_a_call_that_cannot_be_read_is_answered_and_the_episode_goes_on(name: str) -> None:
+    renderer, episode = BROKEN_RENDERERS[name], BROKEN_WORLDS[name].start(BROKEN_TASKS[name])
+    broken = renderer.parse([MARKS[0], *b'{"name": "sea', MARKS[1], BYTES.end_of_turn_id])
+    (observation,) = episode.act(broken)
+    assert observation["role"] == "tool" and observation["content"] and not episode.done
+    assert not episode.steps[-1].readable
 
 
 ASKED = Finalize(prompt="done")

@@ -11,6 +11,7 @@ from polymath.runtime.data.build_tokenizers import build_bytes, build_words
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import BUILTIN_FOLDERS, ChatTokenizer, load_tokenizer_folder
 from polymath.specs.diagnostics import UserError
+from test_tokenizers import RESPONSE
 
 TOKENIZERS = {name: load_tokenizer_folder(folder, name) for name, folder in BUILTIN_FOLDERS.items()}
 WORDS, BYTES = TOKENIZERS["builtin:tiny-words"], TOKENIZERS["builtin:bytes"]
@@ -181,24 +182,75 @@ def test_a_rendered_call_is_read_back() -> None:
         '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>',
         '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>',
         '<tool_call>{"name": "f", "arguments": {"x": "\\ud800"}}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": {}}</tool_call> and more',
+        '<tool_call>{"name": "f"}</tool_call>',
+        '<tool_call>{"name": "", "arguments": {}}</tool_call>',
         "<tool_call>" + "[" * 100_000,
         '<tool_call>{"name": "f", "arguments": {"x": ' + "9" * 5000 + "}}</tool_call>",
     ],
 )
-def test_a_call_that_cannot_be_read_becomes_content(written: str) -> None:
-    message = Renderer(BYTES).parse([*BYTES.literal_ids(written), BYTES.end_of_turn_id])
-    assert message == {"role": "assistant", "content": written}
+def test_a_call_that_cannot_be_read_is_a_call_without_a_name(written: str) -> None:
+    message = Renderer(BYTES).parse([*BYTES.literal_ids(f"so {written}"), BYTES.end_of_turn_id])
+    (made,) = message["tool_calls"]
+    assert message["content"] == "so"
+    assert made["function"] == {"name": "", "arguments": written.removeprefix("<tool_call>").removesuffix("</tool_call>")}
+
+
+@pytest.mark.parametrize("closed", ["</tool_call>", "</tool_call>\n", "", "</tool_call> and more"])
+def test_a_call_is_read_whether_or_not_it_is_closed_and_whatever_follows(closed: str) -> None:
+    written = '<tool_call>{"name": "f", "arguments": {"x": 1}}' + closed
+    (made,) = Renderer(BYTES).parse([*BYTES.literal_ids(written), BYTES.end_of_turn_id])["tool_calls"]
+    assert made["function"] == {"name": "f", "arguments": '{"x": 1}'}
+
+
+def _xml_and_template() -> tuple[ChatTokenizer, ChatTokenizer]:
+    hf, own = build_bytes(), build_bytes()
+    start = BYTES.hf.chat_template.index('{{- "<tool_call>" }}')
+    end = BYTES.hf.chat_template.index("{%- endfor %}", start)
+    written = (
+        r'{{- "<tool_call>\n<function=" + call.function.name + ">\n" }}{%- for key, value in call.function.arguments.items() %}'
+        r'{{- "<parameter=" + key + ">\n" }}{{- value if value is string else value | tojson }}{{- "\n</parameter>\n" }}'
+        r'{%- endfor %}{{- "</function>\n</tool_call>" }}'
+    )
+    hf.chat_template = BYTES.hf.chat_template[:start] + written + BYTES.hf.chat_template[end:]
+    own.chat_template, own.response_template = BYTES.hf.chat_template, RESPONSE
+    return ChatTokenizer(hf, "xml"), ChatTokenizer(own, "own")
+
+
+XML, TEMPLATE = _xml_and_template()
+
+
+@pytest.mark.parametrize("tokenizer", [XML, TEMPLATE], ids=["xml", "template"])
+def test_calls_of_other_forms_are_read_back_and_broken_ones_are_calls_without_a_name(tokenizer: ChatTokenizer) -> None:
+    renderer = Renderer(tokenizer, TOOLS)
+    made = [call("search", {"query": 'a "b"\n', "limit": 3}), call("sum", {"unit": "1", "values": [1, "b"]}), call("done", {})]
+    turn = renderer.turn({"role": "assistant", "content": "so", "tool_calls": made})
+    read = renderer.parse(turn)
+    assert read["content"] == "so"
+    functions = [(one["function"]["name"], json.loads(one["function"]["arguments"])) for one in read["tool_calls"]]
+    assert functions == [(one["function"]["name"], json.loads(one["function"]["arguments"])) for one in made]
+    renderer.require_readable_calls()
+    broken = tokenizer.decode(turn).replace("search", "").replace("{", "")
+    names = [one["function"]["name"] for one in renderer.parse(list(tokenizer.literal_ids(broken)))["tool_calls"]]
+    assert "" in names
+
+
+def test_tools_are_not_offered_by_a_tokenizer_that_cannot_call_them() -> None:
+    mute = with_template(BYTES.template.hf.chat_template.replace("message.tool_calls or []", "[]"))
+    Renderer(mute).require_readable_calls()
+    with pytest.raises(UserError, match="tokenizer mine cannot call tools") as caught:
+        Renderer(mute, TOOLS).require_readable_calls()
+    assert caught.value.exit_code == 3
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, BYTES.vocabulary_size - 1), max_size=40))
 def test_any_ids_can_be_read(ids: list[int]) -> None:
-    for tokenizer in TOKENIZERS.values():
+    for tokenizer in (*TOKENIZERS.values(), XML, TEMPLATE):
         message = Renderer(tokenizer, TOOLS).parse([token % tokenizer.vocabulary_size for token in ids])
         assert isinstance(message["content"], str)
         for made in message.get("tool_calls", []):
-            assert isinstance(json.loads(made["function"]["arguments"]), dict)
+            if made["function"]["name"]:
+                assert isinstance(json.loads(made["function"]["arguments"]), dict)
 
 
 def test_arguments_are_written_in_the_order_of_the_parameters() -> None:

@@ -122,3 +122,46 @@ def test_a_teacher_with_another_template_is_another_tokenizer(tmp_path: Path) ->
     with pytest.raises(UserError, match="teacher searcher differs") as caught:
         require_same_tokenizer(ours, load_tokenizer_folder(tmp_path), "teacher searcher")
     assert caught.value.exit_code == 3
+
+
+RESPONSE = {  # transformers' own for Qwen3, as it stands in its server
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "tool_calls": {
+            "open_pattern": r"\s*<tool_call>",
+            "close": "</tool_call>",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"\s*<\|im_end\|>", "content": "text"},
+    },
+}
+
+
+def with_response_template(response: object, folder: Path) -> ChatTokenizer:
+    write("builtin:bytes", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "response_template": response}))
+    return load_tokenizer_folder(folder)
+
+
+def test_the_tokenizer_s_files_alone_say_how_calls_are_written_and_read(tmp_path: Path) -> None:
+    assert load_tokenizer(model("builtin:tiny-words")).call_form == "compact"
+    plain = load_tokenizer(model("builtin:bytes"))
+    assert plain.call_form == "json"
+    own = with_response_template(RESPONSE, tmp_path / "own")
+    assert own.call_form == "template" and own.call_ids == plain.call_ids and own.invalid_ids == plain.invalid_ids
+    own.save(tmp_path / "saved")
+    saved = load_tokenizer_folder(tmp_path / "saved")
+    assert saved.call_form == "template" and saved.digest == own.digest != plain.digest
+    with pytest.raises(UserError, match="teacher searcher differs"):
+        require_same_tokenizer(plain, own, "teacher searcher")
+
+
+@pytest.mark.parametrize("response", [{}, [], {"start_anchor": "(", "fields": {"content": {"content": "sql"}}}, {"version": 9}])
+def test_a_response_template_that_says_nothing_is_a_clear_error(response: object, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="response template of tokenizer") as caught:
+        with_response_template(response, tmp_path)
+    assert caught.value.exit_code == 3
