@@ -146,13 +146,13 @@ def _proposal(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player
             found["refused"][check] = found["refused"].get(check, 0) + 1
         if not why and not generator.ranks_candidates:
             break
-    best = max((record for record, why in played if not why), key=_rank, default=None)  # the first of equals
+    best = max((record for record, why in played if not why), key=rank, default=None)  # the first of equals
     for record, why in played:
         add_attempt(generator.store, record, accepted=record is best, reason=next(iter(why), "" if record is best else OUTRANKED))
     return found if best is None else found | {"outcome": "accepted"}
 
 
-def _rank(record: TrajectoryRecord) -> tuple[float, float, int]:
+def rank(record: TrajectoryRecord) -> tuple[float, float, int]:
     """The right outcome, then right steps, then the fewest."""
     verdicts = [step.verdict for step in record.steps if step.verdict is not None]
     return (record.reward or 0.0, sum(verdicts) / len(verdicts) if verdicts else 0.0, -len(record.steps))

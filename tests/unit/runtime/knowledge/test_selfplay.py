@@ -17,7 +17,7 @@ from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.player import SolverFailure
 from polymath.runtime.knowledge.roles import Budget, Reply, Roles
-from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from polymath.runtime.knowledge.selfplay import Goal, accepted, rank, self_play
 from polymath.specs.diagnostics import UserError
 
 IMPERFECT = Roles(slip_rate=0.1, guess_rate=0.2)
@@ -91,6 +91,20 @@ def test_of_several_candidates_the_best_that_passes_is_kept_and_the_others_stay_
     outranked = [one for one in attempts(generator.store, accepted=False) if one.provenance["refused"] == "outranked"]
     assert len(outranked) == 10 and all(one.provenance["checks"] == "passed" for one in outranked)
     assert all(len(one.steps) > len(kept[one.task.key].steps) for one in outranked)
+
+
+def test_more_candidates_of_a_slipping_solver_give_more_and_better_episodes(tmp_path: Path) -> None:
+    reports, best = {}, {}
+    for candidates in (1, 4):
+        generator = make_generator("tool_subgraphs", {"people": 40}, GraphStore.create(tmp_path / f"{candidates}.sqlite"))
+        goal = Goal(accepted=60, attempts=candidates, patience=1)
+        reports[candidates] = self_play(generator, Roles(slip_rate=0.2), goal)
+        for record in attempts(generator.store):
+            of_task = best.setdefault(record.task.key, {})
+            of_task[candidates] = max(of_task.get(candidates, rank(record)), rank(record))
+    assert reports[4].accepted >= 1.5 * reports[1].accepted > 0
+    assert all(of_task[4] >= of_task[1] for of_task in best.values()), "the first candidate is the same"
+    assert sum(of_task[4][0] for of_task in best.values()) >= 1.5 * sum(of_task[1][0] for of_task in best.values())
 
 
 def test_a_kill_loses_and_doubles_nothing(tmp_path: Path) -> None:
