@@ -43,10 +43,15 @@ class EngineeringTreeSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolSubgraphsSettings:
-    """Requests to a service whose tools depend on one another, by a simulated user."""
+    """Requests to services whose tools depend on one another, by a simulated user."""
 
-    people: int = spec_field("People of each of the four services.", default=100, minimum=4, maximum=400)
-    service_seed: int = spec_field("Seed of what the services know.", default=0, minimum=0)
+    documents: str | None = spec_field(
+        "Folder of BFCL's function documents (`func_doc`): its eight services serve. Left out, four invented ones do.",
+        default=None,
+        location=True,
+    )
+    people: int = spec_field("People of each of the four invented services.", default=100, minimum=4, maximum=400)
+    service_seed: int = spec_field("Seed of what the invented services know.", default=0, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

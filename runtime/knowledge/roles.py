@@ -216,7 +216,7 @@ class Roles:
         """A solver for one attempt."""
         if self.solver is None:
             return ScriptedSolver(generator, task, seed=seed, slip_rate=self.slip_rate, guess_rate=self.guess_rate)
-        return ModelSolver(Budgeted(self.solver, self.budget), opening, generator.tools)
+        return ModelSolver(Budgeted(self.solver, self.budget), opening, generator.tools_of(task))
 
     def vetoes(self, generator: TaskGenerator, record: TrajectoryRecord) -> str | None:
         """Why a model's word stands against a record that the checks accept; None where nothing does."""

@@ -133,7 +133,7 @@ def _proposal(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player
     for attempt in range(tries):
         episode = generator.start_record(task)
         seed = int(random.Random(f"{goal.seed}:{number}:{attempt}").getrandbits(31))
-        record = player.play(episode, task, generator.tools, roles.solve(generator, task, episode.opening(), seed))
+        record = player.play(episode, task, generator.tools_of(task), roles.solve(generator, task, episode.opening(), seed))
         record = trimmed(generator, record)
         why = refusals(generator, record, of_task)
         if not why and (veto := roles.vetoes(generator, record)):

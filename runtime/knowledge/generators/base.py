@@ -53,6 +53,11 @@ class TaskGenerator(ABC):
     def __init__(self, store: GraphStore, settings: Any) -> None:
         self.store, self.settings = store, settings
 
+    @classmethod
+    def chosen(cls, settings: Any) -> "type[TaskGenerator]":
+        """The generator that settings of this name ask for."""
+        return cls
+
     @classmethod  # noqa: B027  (most corpora are the user's)
     def furnish(cls, store: GraphStore, settings: Any) -> None:
         """Fill a graph that holds nothing to draw from with what the generator invents."""
@@ -92,6 +97,10 @@ class TaskGenerator(ABC):
     def begin(self, task: TaskRecord) -> Any:
         """The state an episode starts in."""
         return None
+
+    def tools_of(self, task: TaskRecord) -> Sequence[Mapping[str, Any]]:
+        """The tools of a task, where they are not all of the generator's."""
+        return self.tools
 
     def opening(self, task: TaskRecord) -> list[Message]:
         """The messages before the model's first."""
@@ -140,7 +149,8 @@ class TaskGenerator(ABC):
             if task is None or task.key in found or not self.is_of(task, split):
                 continue
             if not task_refusals(self, task):
-                found[task.key] = Task(world=self.name, key=task.key, payload=task.as_json())
+                tools = None if (own := self.tools_of(task)) is self.tools else own
+                found[task.key] = Task(world=self.name, key=task.key, payload=task.as_json(), tools=tools)
                 fruitless = 0
         return list(found.values())
 
@@ -202,7 +212,7 @@ class GeneratorEpisode:
     def _carry_out(self, message: Message, raw: Any, number: int) -> Message:
         readable = True
         try:
-            shown = self.generator.serve(self.task, self.state, read_call(self.generator.tools, raw))
+            shown = self.generator.serve(self.task, self.state, read_call(self.generator.tools_of(self.task), raw))
         except Unreadable as error:
             shown, readable = Shown(f"{ERROR}: {error}" if str(error) else ERROR), False
         self._record(message, shown.text, shown.evidence, shown.verdict, readable)

@@ -15,16 +15,16 @@ from functools import lru_cache
 
 from ....specs.generators import EngineeringTreeSettings
 from ...worlds.base import Call, Unreadable
-from ...worlds.sandbox import run_python
 from ..graph import GraphStore
 from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, tool
+from .programs import Programs
 from .reference_programs import LAST_ONLY, PAIRS, PLAIN, linear, mean, source
 
 RUN_SECONDS, RUN_MIB = 20.0, 256
 TRAIN, PUBLIC, PRIVATE = 60, 30, 60  # rows
 MOST_CODE = 20_000  # characters of a program
-SHOWN = 1500  # characters of an output
+SHOWN, MOST_OUTPUT = 1500, 16_384  # characters of an output: shown, and read at all
 _NAMES = ["width", "depth", "heat", "flow", "load", "age", "slope", "grain", "pulse", "charge"]
 _HARNESS = "\nTRAIN, ROWS = %s\nprint('PREDICTIONS', [float(one) for one in predict(TRAIN, ROWS)])\n"
 
@@ -61,7 +61,7 @@ class EngineeringTree(TaskGenerator):
         super().__init__(store, settings)
         self.tools = _TOOLS
         self._table = lru_cache(256)(_table)
-        self._ran = lru_cache(4096)(self._run)
+        self._programs = Programs(seconds=RUN_SECONDS, memory_mib=RUN_MIB, characters=MOST_OUTPUT)
         self._public = store.add("constraint", "public rows", "A node counts once its score on the public rows is known.")
 
     def draw(self, rng: random.Random) -> TaskRecord | None:
@@ -168,7 +168,7 @@ class EngineeringTree(TaskGenerator):
 
     def _execute_bash(self, task: TaskRecord, tree: _Tree, command: str) -> Shown:
         program = f"import os\nos.execv('/usr/bin/bash', ['bash', '-c', {command!r}])"
-        return Shown(self._ran(program)[:SHOWN] or "(no output)")
+        return Shown(self._programs.output(program)[:SHOWN] or "(no output)")
 
     def _list_nodes(self, task: TaskRecord, tree: _Tree) -> Shown:
         lines = [
@@ -226,7 +226,7 @@ class EngineeringTree(TaskGenerator):
         """What a program printed, and its R2 on a split; the labels of the split stay outside."""
         table = self._table(json.dumps(task.payload["table"]))
         rows, labels = zip(*table[split], strict=True)
-        output = self._ran(code + _HARNESS % json.dumps([table["train"], rows]))
+        output = self._programs.output(code + _HARNESS % json.dumps([table["train"], rows]))
         said, mark, line = output.rpartition("PREDICTIONS ")
         try:
             found = [float(one) for one in json.loads(line)] if mark else []
@@ -248,9 +248,6 @@ class EngineeringTree(TaskGenerator):
     def _summary(self, table: str, names: Sequence[str]) -> str:
         first = "\n".join(" ".join(f"{value:.2f}" for value in (*row, label)) for row, label in self._table(table)["train"][:3])
         return f"{TRAIN} training rows, columns {', '.join(names)}, target; the first three:\n{first}"
-
-    def _run(self, program: str) -> str:
-        return run_python(program, seconds=RUN_SECONDS, memory_mib=RUN_MIB).output
 
 
 def r2(found: Sequence[float], labels: Sequence[float]) -> float:

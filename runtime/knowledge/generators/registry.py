@@ -44,7 +44,7 @@ def make_generator(name: str, settings: Mapping[str, Any], store: GraphStore | N
         raise UserError(f"settings of generator `{name}`: {error}", exit_code=ExitCode.SPEC) from error
     if store is None:
         store = GraphStore.open(read.graph) if getattr(read, "graph", None) else scratch_graph()
-    kind = GENERATORS[name]
+    kind = GENERATORS[name].chosen(read)
     kind.furnish(store, read)
     return kind(store, read)
 

@@ -11,15 +11,14 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from ....specs.generators import ScienceRewritesSettings
 from ...worlds.base import Call, Unreadable
-from ...worlds.sandbox import run_python
 from ..graph import GraphStore, Node
 from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, numbers_in, readings, tool
+from .programs import Programs
 
 CODE_SECONDS, CODE_MIB = 10.0, 256
 DEGREES = (5, 89)
@@ -86,7 +85,7 @@ class ScienceRewrites(TaskGenerator):
         super().__init__(store, settings)
         self.fewest_steps = 3 if settings.tools else 0
         self.tools = _TOOLS if settings.tools else ()
-        self._ran = lru_cache(1024)(self._run)
+        self._programs = Programs(seconds=CODE_SECONDS, memory_mib=CODE_MIB, characters=4000)
 
     @classmethod
     def furnish(cls, store: GraphStore, settings: ScienceRewritesSettings) -> None:
@@ -145,7 +144,7 @@ class ScienceRewrites(TaskGenerator):
             program = call.arguments["program"]
             if len(program) > 20_000:
                 raise Unreadable("the program is too long")
-            output = self._ran(program).strip()
+            output = self._programs.output(program).strip()
             return Shown(output, verdict=float(_near(output, task.target or "")))
         query = call.arguments.get("query") or call.arguments.get("title") or ""
         if call.name == "visit":
@@ -247,9 +246,6 @@ class ScienceRewrites(TaskGenerator):
 
     def _shown(self, task: TaskRecord, node: Node) -> Shown:
         return Shown(node.body, (node.id,), float(node.id in task.evidence))
-
-    def _run(self, program: str) -> str:
-        return run_python(program, seconds=CODE_SECONDS, memory_mib=CODE_MIB).output[:4000]
 
 
 _TOOLS = (

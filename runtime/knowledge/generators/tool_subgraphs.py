@@ -4,7 +4,7 @@ A service keeps tables of resources. Getters take a field of one and return othe
 next one takes; an update changes one field. A task is a path through that graph from what the user knows to the record that has to
 change. It is screened: every argument is available from the user or from an earlier tool, every call can be carried out, the final
 state can be verified. The user tells what they know when asked, and thanks at the end. Of several candidates at a goal the
-verifier ranks the best first (`best_candidate`).
+verifier ranks the best first. Tools that others wrote, by their documents: `documented_tools.py`.
 Source: Agents-A1 report (arXiv 2606.30616), tool data.
 """
 
@@ -21,6 +21,7 @@ from ..graph import GraphStore
 from ..importers import add_tool
 from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, say, tool
+from .documented_tools import DocumentedTools
 
 # Each resource with the resource that it belongs to: a chain of dependencies from a person to a thing to change.
 CHAINS = (
@@ -98,6 +99,10 @@ class ToolSubgraphs(TaskGenerator):
             resource, _, identity = node.name.partition(" ")
             row = dict(pair.split("=", 1) for pair in node.body.split(";"))
             self._rows.setdefault(resource, {})[identity] = row | {"node": node.id}
+
+    @classmethod
+    def chosen(cls, settings: ToolSubgraphsSettings) -> type[TaskGenerator]:
+        return cls if settings.documents is None else DocumentedTools
 
     @classmethod
     def furnish(cls, store: GraphStore, settings: ToolSubgraphsSettings) -> None:

@@ -63,7 +63,7 @@ def clean_tasks(generator: TaskGenerator, count: int, seed: int) -> list[TaskRec
 def played(generator: TaskGenerator, task: TaskRecord, solver: Any = None) -> TrajectoryRecord:
     """An episode of the oracle, or of another solver."""
     solver = solver or ScriptedSolver(generator, task, seed=0)
-    return Player(Bounds(tool_seconds=120)).play(generator.start_record(task), task, generator.tools, solver)
+    return Player(Bounds(tool_seconds=120)).play(generator.start_record(task), task, generator.tools_of(task), solver)
 
 
 def verdict(generator: TaskGenerator, task: TaskRecord, solver: Any = None) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 from planted import DEFECTS, OF_TASKS, clean_tasks, planted, verdict
 from polymath.runtime.knowledge.corpus import encyclopedia
 from polymath.runtime.knowledge.generators.base import TaskGenerator
+from polymath.runtime.knowledge.generators.programs import Programs
 from polymath.runtime.knowledge.generators.registry import GENERATORS, make_generator
 from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.importers import add_pages
@@ -104,3 +105,12 @@ def test_a_generator_is_a_world(name: str, generators: dict[str, TaskGenerator])
         .act({"role": "assistant", "content": None, "tool_calls": [{"function": {}}]})[0]["content"]
         .startswith("error")
     )
+
+
+def test_a_program_runs_once_and_never_sees_what_another_left() -> None:
+    programs = Programs(seconds=20.0, memory_mib=256, characters=200)
+    count = "import os, uuid\nopen('left', 'a').write('x')\nprint(uuid.uuid4(), os.path.getsize('left'))"
+    first = programs.output(count)
+    assert programs.output(count) == first and first.endswith(" 1\n"), "kept"
+    other = programs.output(f"{count}\n")
+    assert other != first and other.endswith(" 1\n"), "another program runs, in a folder that is empty again"
