@@ -6,6 +6,7 @@ anything; a page is a text, whatever it says.
 
 import bz2
 import gzip
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -27,11 +28,23 @@ MOST_DOCUMENT_BYTES = 4 * 1024 * 1024
 TAIL_SECTIONS = ("references", "external links", "see also", "further reading", "notes", "bibliography", "sources", "citations")
 NO_PAGE = ("category:", "file:", "image:", "template:", "wikipedia:", "help:", "portal:", "special:", "draft:", "mediawiki:")
 LIST_LINE = re.compile(r"^\s*(?:[*#:;-]|\d+[.)])\s")
-_WIKI_LINK = re.compile(r"\[\[([^\[\]|#\n]{1,200})(?:#[^\[\]|\n]*)?(?:\|([^\[\]\n]{0,200}))?\]\]")
+_WIKI_LINK = re.compile(r"\[\[([^\[\]|#\n]{0,200})(?:#[^\[\]|\n]*)?(?:\|([^\[\]\n]{0,200}))?\]\]")
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]\n]{1,200})\]\(([^()\s]{1,300})\)")
 _HEADING = re.compile(r"^(={2,6})\s*(.*?)\s*\1\s*$", re.MULTILINE)
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
-_TAG = re.compile(r"<!--.*?-->|<ref[^>]*/>|<ref[^>]*>.*?</ref>|<[^>]+>", re.DOTALL)
+_TABLE = re.compile(r"\{\|(?:(?!\{\||\|\}).)*\|\}", re.DOTALL)
+_NO_TEXT = "ref|references|math|gallery|timeline|syntaxhighlight|source|pre|score|hiero|imagemap"
+_TAG = re.compile(
+    rf"<!--.*?-->|<(?:{_NO_TEXT})(?:\s[^>]*)?/>|<({_NO_TEXT})(?:\s[^>]*)?(?<!/)>.*?</\1\s*>|<[a-zA-Z/][^>]*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_OUTSIDE = re.compile(r"\[(?:https?|ftp)://[^\s\]]*\s*([^\]\n]*)\]")
+_MAGIC = re.compile(r"__[A-Z]+__")
+_DISAMBIGUATION = re.compile(
+    r"__DISAMBIG__|\{\{\s*(?:[\w ]*disambig(?:uation)?|dab|hndis|geodis|surname|given name)\s*[|}]", re.IGNORECASE
+)
+_INTERWIKI = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:(?=\S)")
+DEEPEST_REDIRECT = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +54,7 @@ class Page:
     title: str
     text: str
     links: list["Link"] = field(default_factory=list)
+    redirect: str | None = None  # to another title; such a page has no text of its own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,19 +80,43 @@ def import_into(store: GraphStore, kind: ImportKind, source: str) -> int:
 
 
 def add_pages(store: GraphStore, pages: Iterator[Page] | list[Page], origin: str) -> int:
-    """Add hyperlinked pages; a link to a page that is not among them is left out. Returns the number of pages."""
+    """Add hyperlinked pages; a link to a page that is not among them is left out. Returns the number of pages.
+
+    A redirect becomes an entity of its title with a transition to its page, and links to it lead to that page.
+    """
     known: dict[str, str] = {}
+    redirects: dict[str, str] = {}
     waiting: list[tuple[str, Link]] = []
     for page in pages:
+        if page.redirect is not None:
+            redirects[page.title] = page.redirect
+            continue
         identity = store.add("evidence", page.title, page.text)
         known.setdefault(page.title, identity)
         waiting += [(identity, link) for link in page.links]
+
+    def page_of(title: str) -> str | None:
+        for _ in range(DEEPEST_REDIRECT):
+            title = title if title in known or title in redirects else first_upper(title)
+            if title in known or title not in redirects:
+                break
+            title = redirects[title]
+        return known.get(title)
+
+    for title in redirects:
+        if (target := page_of(title)) is not None:
+            store.link("transition", store.add("entity", title), target, redirect=True)
     for source, link in waiting:
-        target = known.get(link.target) or known.get(link.target[:1].upper() + link.target[1:])
+        target = page_of(link.target)
         if target is not None and target != source:
             store.link("transition", source, target, anchor=link.anchor, start=link.start)
     store.note(f"imported:{origin}", len(known))
     return len(known)
+
+
+def first_upper(title: str) -> str:
+    """A title as a wiki spells it whose titles begin with a capital."""
+    return title[:1].upper() + title[1:]
 
 
 def _documents(store: GraphStore, source: str) -> int:
@@ -127,21 +165,39 @@ def _jsonl_pages(source: str) -> Iterator[Page]:
 
 
 def _dump_pages(source: str) -> Iterator[Page]:
+    """Articles and redirects of the main namespace, without disambiguation pages."""
+    namespaces = set(NO_PAGE)
     try:
         with _unpacked(Path(source)) as stream:
-            title = ""
-            for _, element in ElementTree.iterparse(stream):
+            root, page = None, {}
+            for event, element in ElementTree.iterparse(stream, ("start", "end")):
+                root = element if root is None else root
                 name = element.tag.rpartition("}")[2]
-                if name == "title":
-                    title = element.text or ""
-                elif name == "text" and title and not title.lower().startswith(NO_PAGE):
-                    if not (element.text or "").lstrip().lower().startswith("#redirect"):
-                        yield wiki_page(title, element.text or "")
+                if event == "start":
+                    continue
+                if name == "namespace" and element.text:
+                    namespaces.add(f"{element.text.lower()}:")
+                elif name in ("title", "ns", "text"):  # of several revisions, the last
+                    page[name] = element.text or ""
+                elif name == "redirect":
+                    page[name] = element.get("title", "")
                 elif name == "page":
-                    title = ""
-                    element.clear()
+                    yield from _article(page, tuple(namespaces))
+                    page = {}
+                    root.clear()  # else the empty pages of a dump stay
     except (OSError, EOFError, ElementTree.ParseError) as error:
         raise UserError(f"{source} cannot be read as a MediaWiki export: {error}", exit_code=ExitCode.SPEC) from error
+
+
+def _article(page: Mapping[str, str], namespaces: tuple[str, ...]) -> Iterator[Page]:
+    title, text = page.get("title", ""), page.get("text", "")
+    if not title or page.get("ns", "0") != "0" or title.lower().startswith(namespaces):
+        return
+    written = re.match(r"\s*#\w+:?\s*\[\[([^\]|#\n]+)", text)  # `#REDIRECT` has a name in every language
+    if target := page.get("redirect") or (written[1].strip().replace("_", " ") if written else ""):
+        yield Page(title=title, text="", redirect=target.partition("#")[0])
+    elif not _DISAMBIGUATION.search(text) and not title.endswith("(disambiguation)"):
+        yield wiki_page(title, text, namespaces)
 
 
 def _unpacked(path: Path) -> IO[bytes]:
@@ -149,28 +205,61 @@ def _unpacked(path: Path) -> IO[bytes]:
     return opened(path, "rb") if opened else path.open("rb")
 
 
-def wiki_page(title: str, markup: str) -> Page:
-    """A page of wiki markup as plain text: without tail sections, templates and references; anchors in lists are no links."""
+def wiki_page(title: str, markup: str, namespaces: tuple[str, ...] = NO_PAGE) -> Page:
+    """A page of wiki markup as plain text; anchors in lists are no links.
+
+    Tail sections, templates, tables, references, formulas, pictures and links to other wikis are left out.
+
+    Args:
+        namespaces: beginnings of titles that are no articles, in lower case with their colon.
+    """
     for heading in _HEADING.finditer(markup):
         if len(heading[1]) == 2 and heading[2].lower() in TAIL_SECTIONS:
             markup = markup[: heading.start()]
             break
     markup = _TAG.sub("", markup)
-    for _ in range(8):  # templates nest
-        bare = _TEMPLATE.sub("", markup)
-        if bare == markup:
-            break
-        markup = bare
+    for pattern in (_TEMPLATE, _TABLE):
+        markup = _all_gone(pattern, markup)
+    markup = html.unescape(_MAGIC.sub("", _OUTSIDE.sub(r"\1", _without_pictures(markup, namespaces))))
     markup = _HEADING.sub(r"\2", markup.replace("'''", "").replace("''", ""))
     found: list[Link] = []
-    text = _replace_links(markup, _WIKI_LINK, _wiki_target, found)
+    text = _replace_links(markup.strip(), _WIKI_LINK, lambda match: _wiki_target(match, namespaces), found)
     return Page(title=title, text=text, links=[link for link in found if not LIST_LINE.match(_line_of(text, link.start))])
 
 
-def _wiki_target(match: re.Match[str]) -> tuple[str, str | None]:
+def _all_gone(pattern: re.Pattern[str], markup: str) -> str:
+    """The markup without what a pattern matches, which may nest."""
+    for _ in range(8):
+        bare = pattern.sub("", markup)
+        if bare == markup:
+            break
+        markup = bare
+    return markup
+
+
+def _without_pictures(markup: str, namespaces: tuple[str, ...]) -> str:
+    """The markup without links to files and categories; a picture's caption may hold links of its own."""
+    parts: list[str] = []
+    end = depth = start = 0
+    for mark in re.finditer(r"\[\[|\]\]", markup):
+        if mark[0] == "[[":
+            if depth or markup[mark.end() : mark.end() + 40].lstrip().lower().startswith(namespaces):
+                start = start if depth else mark.start()
+                depth += 1
+        elif depth:
+            depth -= 1
+            if not depth:
+                parts.append(markup[end:start])
+                end = mark.end()
+    return "".join([*parts, markup[end:]])
+
+
+def _wiki_target(match: re.Match[str], namespaces: tuple[str, ...]) -> tuple[str, str | None]:
     target = match[1].strip().replace("_", " ")
-    shown = (match[2] or "").strip() or target
-    return ("", None) if target.lower().startswith(NO_PAGE) else (shown, target)
+    if _INTERWIKI.match(target):
+        return "", None
+    shown = (match[2] or "").strip() or target.removeprefix(":")
+    return shown, None if not target or target.startswith(":") or target.lower().startswith(namespaces) else target
 
 
 def _line_of(text: str, place: int) -> str:

@@ -18,13 +18,13 @@ from ....specs.generators import SearchWalksSettings
 from ...worlds.base import Call, Unreadable
 from ..corpus import encyclopedia
 from ..graph import GraphStore, Node
-from ..importers import add_pages
+from ..importers import add_pages, first_upper
 from ..player import estimate_tokens
 from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, tool
 
 SENTENCE = re.compile(r"[^.!?\n]{30,300}[.!?]")
-CUE_WORDS = 4  # before a link
+CUE_WORDS, FEWEST_CUE_WORDS = 4, 2  # before a link; fewer where so many are on few pages
 COMMON_CUE = 5  # pages that must have a cue, so that a search for it finds no hop
 MASK = "(...)"
 MOST_DETOURS = 8
@@ -102,7 +102,11 @@ class SearchWalks(TaskGenerator):
         return Shown(shown, (page.id,) if part == parts else (), float(page.id in task.evidence))
 
     def accepts(self, task: TaskRecord, answer: str, state: Any = None) -> bool:
-        return _plain(answer) == _plain(task.target or "")
+        """The title, or one that redirects to its page."""
+        if _plain(answer) == _plain(task.target or ""):
+            return True
+        page = self._titles(answer.strip())
+        return page is not None and page.name == task.target
 
     def admissible(self, task: TaskRecord) -> frozenset[str]:
         here = [node for node in self.store.find(task.payload["clue"], 50) if self._meets(node, task.payload["clue"])]
@@ -176,7 +180,7 @@ class SearchWalks(TaskGenerator):
         tokens = self._cost(start)
         while len(cues) < self.settings.hops or (wanted is not None and tokens < wanted and len(cues) < self.settings.most_hops):
             ways = [(cue, target) for cue, targets in self._onward(pages[-1]).items() if len(targets) == 1 for target in targets]
-            ways = [way for way in ways if way[1] not in tried and self._cue_pages(way[0]) >= COMMON_CUE]
+            ways = [way for way in ways if way[1] not in tried]
             ways = [way for way in ways if self._usable(page := self._page(way[1])) and self._is_new(page, pages)]
             if not ways:
                 if len(cues) < 1 or detours == MOST_DETOURS:
@@ -220,8 +224,13 @@ class SearchWalks(TaskGenerator):
                 continue
             sentence = page.body[max(0, start - 120) : start]
             words = re.split(r"[.!?\n]\s*", sentence)[-1].split()
-            cue = " ".join(words[1:] if len(words) <= CUE_WORDS + 1 else words[-CUE_WORDS:])
-            if cue and page.body.count(f"{cue} ") == 1 and page.body[start:].startswith(self._page(edge.target).name):
+            words = words[1:] if len(words) <= CUE_WORDS + 1 else words[-CUE_WORDS:]
+            cues = (" ".join(words[place:]) for place in range(max(1, len(words) - FEWEST_CUE_WORDS + 1)))
+            cue = next((one for one in cues if page.body.count(f"{one} ") == 1 and self._cue_pages(one) >= COMMON_CUE), None)
+            if not cue:
+                continue
+            shown = self._titles(self._title_at(page.body[start:]))  # what one who reads the words finds
+            if shown is not None and shown.id == edge.target:
                 found.setdefault(cue, []).append(edge.target)
         return found
 
@@ -256,7 +265,13 @@ class SearchWalks(TaskGenerator):
         return node
 
     def _by_title(self, title: str) -> Node | None:
-        return next(self.store.nodes("evidence", title), None)
+        """The page of a title, of a title that redirects to it, or of either with a small first letter."""
+        for spelled in dict.fromkeys((title, first_upper(title))):
+            if (page := next(self.store.nodes("evidence", spelled), None)) is not None:
+                return page
+            for redirect in self.store.nodes("entity", spelled):
+                return next((self._page(edge.target) for edge in self.store.edges(redirect.id, "transition")), None)
+        return None
 
     def _at(self, place: int) -> Node:
         return Node(*self.store.sql.execute("SELECT id, kind, name, body FROM nodes WHERE place = ?", (place,)).fetchone())

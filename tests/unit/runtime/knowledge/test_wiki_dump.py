@@ -1,0 +1,195 @@
+"""A MediaWiki export as dumps.wikimedia.org publishes it (schema export-0.11): import, walks, self-play, end to end."""
+
+import bz2
+import random
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+from polymath.runtime.knowledge.generators.base import TaskGenerator
+from polymath.runtime.knowledge.generators.registry import make_generator
+from polymath.runtime.knowledge.graph import GraphStore
+from polymath.runtime.knowledge.importers import import_into
+from polymath.runtime.knowledge.roles import Roles
+from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+
+HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+ xsi:schemaLocation="http://www.mediawiki.org/xml/export-0.11/ http://www.mediawiki.org/xml/export-0.11.xsd"
+ version="0.11" xml:lang="de">
+  <siteinfo>
+    <sitename>Wikipedia</sitename>
+    <dbname>dewiki</dbname>
+    <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base>
+    <generator>MediaWiki 1.45.0-wmf.5</generator>
+    <case>first-letter</case>
+    <namespaces>
+      <namespace key="-1" case="first-letter">Spezial</namespace>
+      <namespace key="0" case="first-letter" />
+      <namespace key="1" case="first-letter">Diskussion</namespace>
+      <namespace key="6" case="first-letter">Datei</namespace>
+      <namespace key="10" case="first-letter">Vorlage</namespace>
+      <namespace key="14" case="first-letter">Kategorie</namespace>
+    </namespaces>
+  </siteinfo>
+"""
+PAGE = """  <page>
+    <title>{title}</title>
+    <ns>{ns}</ns>
+    <id>{number}</id>{redirect}
+    <revision>
+      <id>{revision}</id>
+      <parentid>7</parentid>
+      <timestamp>2026-05-01T12:00:00Z</timestamp>
+      <contributor><username>Somebody</username><id>3</id></contributor>
+      <minor />
+      <comment>title and text of no page: &lt;text&gt;</comment>
+      <origin>{revision}</origin>
+      <model>wikitext</model>
+      <format>text/x-wiki</format>
+      <text bytes="{bytes}" sha1="abc" xml:space="preserve">{text}</text>
+      <sha1>abc</sha1>
+    </revision>
+  </page>
+"""
+ARTICLE = """{{{{Short description|River}}}}
+{{{{Infobox river
+| name = {title}
+| image = [[Datei:{title}.jpg|thumb|The [[Weir of {other}|weir]]]]
+| length = {{{{convert|{number}|km|mi}}}}
+}}}}
+[[Datei:{title} map.png|mini|hochkant|A map by [[Ludwig Born]] of the ''whole'' [[Lower {title}|lower]] valley]]
+'''{title}'''&nbsp;(old spelling: ''{title}e'') is a river that was surveyed under number {number}.<ref name="survey">{{{{cite book
+|title=Surveys |author=[[Ludwig Born]]|year=1907}}}}</ref><!-- do not move -->
+
+== Course ==
+{{| class="wikitable sortable"
+|+ Places
+! Place !! km
+|-
+| [[{other}]] || 12
+|-
+|
+{{| class="nested"
+| inner
+|}}
+|}}
+It takes in the waters of {first}. Below the mills<ref name="survey" /> it is joined on its left bank by {second}.
+The upper reach is said to share its source with {third}.
+
+<gallery>
+Datei:A.jpg|Caption with [[{other}]]
+</gallery>
+Its slope is <math>\\frac{{a}}{{b}}</math>, see [https://example.org/{title} the gauge]. __NOTOC__
+
+* [[{other}]]
+
+== References ==
+<references />
+{{{{reflist|30em}}}}
+
+[[Kategorie:Rivers]]
+[[fr:{title}]]
+"""
+NAMES = [
+    f"{first}{last}"
+    for first in ("Al", "Bor", "Cal", "Dun", "Esk", "Far", "Gan", "Hol", "Ir")
+    for last in ("ach", "bern", "dor", "fel")
+]
+
+
+def dump(path: Path) -> list[str]:
+    """Writes an export; returns the titles of its articles."""
+    rng = random.Random(4)
+    pages: list[tuple[str, int, str]] = []
+    for number, title in enumerate(NAMES):
+        one, two, three, other = rng.sample([name for name in NAMES if name != title], 4)
+        links = {"first": f"the [[{one} (stream)]]", "second": f"[[{two[0].lower()}{two[1:]}]]", "third": f"[[{three}]] alone"}
+        links["first"] = f"[[{one} River]]" if number % 2 else f"[[{one}]]"
+        pages.append((title, 0, ARTICLE.format(title=title, other=other, number=100 + number, **links)))
+        pages.append((f"{title} River", 0, f"#REDIRECT [[{title}]] {{{{R from other name}}}}"))
+    pages += [
+        ("Old Alach", 0, "#WEITERLEITUNG [[Alach River#Course]]"),
+        ("Loop A", 0, "#REDIRECT [[Loop B]]"),
+        ("Loop B", 0, "#REDIRECT [[Loop A]]"),
+        ("Broken", 0, "#redirect [[Nowhere]]"),
+        ("Al", 0, "'''Al''' may be:\n* [[Alach]]\n* [[Alber]]\n{{disambiguation}}"),
+        ("Bor (disambiguation)", 0, "* [[Borach]]\n* [[Borbern]]"),
+        ("Diskussion:Alach", 1, "I disagree. [[Alach]]"),
+        ("Vorlage:Infobox river", 10, "{{{name}}} [[Alach]]"),
+        ("Kategorie:Rivers", 14, "[[Alach]]"),
+    ]
+    texts = [HEAD]
+    for number, (title, ns, text) in enumerate(pages):
+        target = text.partition("[[")[2].partition("]]")[0] if text.lower().startswith(("#redirect", "#weiterleitung")) else ""
+        redirect = (
+            f'\n    <redirect title="{escape(target)}" />' if target and number % 3 else ""
+        )  # old dumps have it in the text alone
+        fields = {"title": escape(title), "ns": ns, "number": number, "revision": 9000 + number, "redirect": redirect}
+        texts.append(PAGE.format(text=escape(text), bytes=len(text.encode()), **fields))
+    path.write_bytes(bz2.compress("".join([*texts, "</mediawiki>\n"]).encode()))
+    return NAMES
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wiki")
+    titles = dump(folder / "dewiki-pages-articles.xml.bz2")
+    with GraphStore.create(folder / "wiki.sqlite") as store:
+        assert import_into(store, "wiki", str(folder / "dewiki-pages-articles.xml.bz2")) == len(titles)
+    return folder / "wiki.sqlite"
+
+
+@pytest.fixture(scope="module")
+def walks(graph: Path) -> TaskGenerator:
+    return make_generator("search_walks", {"graph": str(graph)})
+
+
+def test_articles_alone_become_pages_and_their_text_is_plain(graph: Path) -> None:
+    with GraphStore.open(str(graph)) as store:
+        pages = {node.name: node.body for node in store.nodes("evidence")}
+    assert sorted(pages) == sorted(NAMES), "no redirect, disambiguation, talk, template or category"
+    for title, text in pages.items():
+        assert not any(
+            mark in text for mark in ("{{", "}}", "[[", "]]", "{|", "|}", "<", "&", "''", "==", "__", "http", "thumb", "mini")
+        )
+        assert text.startswith(f"{title}\xa0(old spelling: {title}e) is a river") and "number" in text
+        assert "inner" not in text and "Surveys" not in text and "frac" not in text and "the gauge" in text
+
+
+def test_links_lead_through_redirects_and_small_first_letters(graph: Path) -> None:
+    with GraphStore.open(str(graph)) as store:
+        names = {node.id: node.name for node in store.nodes()}
+        redirects = {node.name: names[edge.target] for node in store.nodes("entity") for edge in store.edges(node.id, "transition")}
+        assert redirects == {**{f"{title} River": title for title in NAMES}, "Old Alach": "Alach"}, (
+            "loops and broken ones are left out"
+        )
+        for page in store.nodes("evidence"):
+            links = {edge.body["anchor"]: names[edge.target] for edge in store.edges(page.id, "transition")}
+            assert len(links) == 3, "tables, captions, lists, galleries and references hold no links"
+            for anchor, target in links.items():
+                assert anchor.removesuffix(" River").capitalize() == target and page.body.count(anchor) >= 1
+
+
+def test_walks_over_a_dump_are_played_and_kept(walks: TaskGenerator, graph: Path, tmp_path: Path) -> None:
+    with GraphStore.create(tmp_path / "own.sqlite") as own:
+        walks.store.sql.backup(own.sql)
+        generator = type(walks)(own, walks.settings)
+        report = self_play(generator, Roles(), Goal(accepted=10, attempts=1))
+        records = list(accepted(generator))
+    assert report.accepted == 10 and not report.refused
+    assert {record.answer for record in records} <= {
+        name for title in NAMES for name in (title, title.lower(), f"{title} River")
+    } | {f"{title[0].lower()}{title[1:]}" for title in NAMES}
+    asked = [str(one) for record in records for one in record.messages if one["role"] == "assistant"]
+    assert any(" River" in one for one in asked), "some walk went over a redirect"
+
+
+def test_a_redirect_s_title_opens_its_page_and_is_as_right_an_answer(walks: TaskGenerator) -> None:
+    task = next(task for task in walks.tasks("train", 5, 0))
+    target = task.payload["target"]
+    call = {"id": "c", "function": {"name": "read_page", "arguments": f'{{"title": "{target} River"}}'}}
+    (shown,) = walks.start(task).act({"role": "assistant", "content": "", "tool_calls": [call]})
+    assert shown["content"].startswith(f"{target} (part 1 of 1)\n")
+    record = walks.task_of(task)
+    assert walks.accepts(record, f"{target} River") and walks.accepts(record, target.lower())
+    assert not walks.accepts(record, "Old Alach" if target != "Alach" else "Borach")
