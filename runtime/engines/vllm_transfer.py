@@ -3,7 +3,7 @@
 The trainer's side is vLLM's (`TrainerWeightTransferEngine`), which sends the weights; ours is what it asks of whoever owns them:
 the weights by name, and a way to tell each copy of the engine what to do, which goes over the copy's socket. On the copy's side
 `vllm_worker` hands it to vLLM's worker. vLLM is imported by the ranks that send, and by no other.
-What it does not do: end a broadcast whose receiver dies in the middle of it; NCCL then waits for ever, and so does the run.
+What it does not do: end a transfer whose receiver dies in the middle of it; the other end then waits in a collective, for ever.
 
 Read in vLLM 0.32; `tests/on_vllm/test_transfer.py` binds every call to vLLM's sources and moves weights on a CPU. NCCL and IPC
 themselves have never run: that needs GPUs.

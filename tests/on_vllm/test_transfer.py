@@ -112,7 +112,7 @@ def _bind(theirs: Any, call: ast.Call, *own: object) -> None:
 
 
 def test_what_the_trainer_calls_exists_as_it_is_called() -> None:
-    from vllm.distributed.weight_transfer import ParamMeta, WeightTransferTrainerFactory
+    from vllm.distributed.weight_transfer import ParamMeta, WeightTransferEngineFactory, WeightTransferTrainerFactory
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
@@ -130,6 +130,7 @@ def test_what_the_trainer_calls_exists_as_it_is_called() -> None:
             found.add(name)
     assert found == theirs.keys()
     assert {NCCLTrainerInitInfo.backend, IPCTrainerInitInfo.backend} == vllm_transfer.TRAINERS.keys()
+    assert vllm_transfer.TRAINERS.keys() <= WeightTransferEngineFactory._registry.keys()  # of the workers' side
 
 
 def test_what_the_worker_is_asked_exists_as_it_is_asked() -> None:
