@@ -68,8 +68,8 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 	@touch $@
 
 test-vllm: $(VLLM)/.installed
-	@echo "vllm: what every engine promises, who reaches its server, how weights get there, and three stages with an engine that is killed"
-	@$(VLLM)/bin/pytest tests/conformance tests/on_vllm --ignore tests/on_vllm/test_runs.py
+	@echo "vllm: what every engine promises, who reaches its server, how weights get there, what its faults do, and three stages"
+	@$(VLLM)/bin/pytest tests/conformance tests/faults tests/on_vllm --ignore tests/on_vllm/test_runs.py
 
 test-vllm-runs: $(VLLM)/.installed
 	@echo "vllm: runs of three stages with vLLM engines, over a socket and over HTTP, and one step off-policy with an engine that is killed (ten minutes)"
