@@ -14,9 +14,11 @@ from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
 from ..specs.hardware import ACCELERATORS
 from ..specs.machine import Engines
+from ..specs.model import Domain
 from ..te_kernels import INSTALL
 from .engines.endpoint import endpoint_of
 from .engines.vllm_launch import engine_python
+from .simulated_user import user_endpoint
 
 DEGREES = ("context", "pipeline")
 TENSOR_BACKEND = "partial_dtensor"  # tensor parallelism is tested with it alone
@@ -55,6 +57,11 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
             assert judge is not None
             endpoint_of(judge, "engines.judge")  # the job itself will read it; to say so after hours would be late
         for role in job.roles:
+            if role.startswith("user."):
+                name = role.removeprefix("user.")
+                user = from_json(Domain, job.settings["domains"][name]).user
+                assert user is not None
+                user_endpoint(name, user)
             if role.startswith("teacher."):
                 name = role.removeprefix("teacher.")
                 endpoint_of(from_json(Engines, job.settings["engines"]).teachers[name], f"engines.teachers.{name}")

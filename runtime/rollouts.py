@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, cast
 
 from ..specs.diagnostics import ExitCode, UserError
 from ..specs.model import Limits
@@ -31,7 +32,7 @@ from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSet
 from .finalisation import Finalisation
 from .judging import EpisodeJudge, Transcript, Verdict
 from .rewards import compose_reward, process_score
-from .worlds.protocol import Episode, Message, Step, Task, World
+from .worlds.protocol import Episode, Message, SimulatedUser, Step, TalkingEpisode, Task, World
 
 RETRIES = 2
 ANSWERED = ("COMPLETED", "FORCED")
@@ -92,6 +93,7 @@ def collect(
     seed: int,
     on_progress: Callable[[RolloutProgress], None] = lambda progress: None,
     judge: EpisodeJudge | None = None,
+    users: Mapping[str, SimulatedUser] = MappingProxyType({}),
 ) -> list[Trajectory]:
     """Play every request once, and give its trajectory in the same order.
 
@@ -100,13 +102,20 @@ def collect(
         worlds: by domain.
         seed: decides every sample; each turn gets a seed of its own.
         on_progress: told after every turn in lockstep, and now and then side by side.
+        users: who speaks for the user, by domain; elsewhere the world does.
         judge: decides where a reward asks for a judge; without one, the worlds decide.
 
     Raises:
         UserError: an episode was interrupted three times (the message names its task and the last cause), or the judge failed.
     """
     playing = [
-        _Play(request=one, renderer=renderers[one.domain].offering(one.task.tools), world=worlds[one.domain]) for one in requests
+        _Play(
+            request=one,
+            renderer=renderers[one.domain].offering(one.task.tools),
+            world=worlds[one.domain],
+            user=users.get(one.domain),
+        )
+        for one in requests
     ]
     for play in {(id(play.renderer), play.request.domain): play for play in playing}.values():
         play.require_words()
@@ -206,6 +215,7 @@ class _Play:
     request: RolloutRequest
     renderer: Renderer
     world: World
+    user: SimulatedUser | None = None
     interruptions: int = 0
     status: Status | None = None
     turns: int = 0  # that the episode has
@@ -231,6 +241,8 @@ class _Play:
         self.finalisation = None if finalize is None else Finalisation(prompt=finalize.prompt)
         self.rolled_back = range(0)
         self.episode = self.world.start(self.request.task)
+        if self.user is not None:
+            cast(TalkingEpisode, self.episode).user = self.user
         self._hear(self.episode.opening())
         if self._room == 0:
             self.status = "TRUNCATED"

@@ -94,6 +94,8 @@ class LongContextSettings:
     corpus_seed: int = spec_field("Seed of the ledgers.", default=0, minimum=0)
 
 
+USER_WORLDS = ("tool_subgraphs",)  # whose user an endpoint may speak for
+
 GENERATOR_WORLDS: dict[str, type] = {
     "search_walks": SearchWalksSettings,
     "engineering_tree": EngineeringTreeSettings,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .distillation import Distill
 from .fields import Identity, is_given, spec_field
-from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Storage
+from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Service, Storage
 from .reward import Reward
 from .training import Optimization, Sampling
 
@@ -161,6 +161,12 @@ class Domain:
     prompts: Prompts | None = spec_field("Task counts; needed for rollouts and evaluation.", default=None)
     limits: Limits | None = spec_field("Episode limits; needed for rollouts and evaluation.", default=None)
     reward: Reward = spec_field("How episodes are rewarded.", default_factory=lambda: Reward())
+    user: Service | None = spec_field(
+        "Model that speaks for the user in rollouts and evaluation, in a world that has one; left out, the world's script does.",
+        default=None,
+        identity=LABEL,
+        numerics_when=is_given,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from ...specs.build import Path, Problem, suggest
 from ...specs.distillation import Distill
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
-from ...specs.generators import GENERATOR_WORLDS
+from ...specs.generators import GENERATOR_WORLDS, USER_WORLDS
 from ...specs.locations import is_url, local_path, near
 from ...specs.model import Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
 from ...specs.worlds import locations_of
@@ -123,6 +123,9 @@ def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Itera
             yield mistake("E0303", (*here, "tools"), "the file of a `path` is read as it is", "remove it", at_key=True)
         yield from _check_file((*here, "path"), str(source.path), compilation.root)
 
+    if domain.user is not None and domain.world is not None and domain.world not in USER_WORLDS:
+        detail = f"world `{domain.world}` has no user that a model could speak for; {', '.join(USER_WORLDS)} has"
+        yield mistake("E0303", (*path, "user"), detail, "remove it", at_key=True)
     for field, url in locations_of(domain.world, domain.settings).items():
         if not compilation.is_mistaken((*path, "settings", field)):
             yield from _check_place((*path, "settings", field), url, compilation.root)

@@ -31,7 +31,7 @@ def _check_domain(name: str, domain: Domain, is_acted_in: bool, tokenizer: str) 
     path = ("domains", name)
     wants_world = is_acted_in or any(source.synthesize is not None for source in domain.trajectories)
     if domain.world is None and not wants_world:  # otherwise the world is what is missing, and `check` says so
-        unused = [name for name in ("prompts", "limits") if getattr(domain, name) is not None]
+        unused = [name for name in ("prompts", "limits", "user") if getattr(domain, name) is not None]
         unused += ["reward"] if domain.reward != Reward() else []
         for field in unused:
             detail = f"`{field}` is of episodes in a world, and this domain has no `world`"

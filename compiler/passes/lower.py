@@ -221,6 +221,9 @@ class _Lowering:
         asking = [name for name, _ in judged(self.spec) if name in settings.get("domains", {})]
         if judge is not None and asking and kind in ("grpo", "evaluate"):
             found["judge"] = Role(devices=0, torchrun=(), environment={}, engine=judge.model, url_env=judge.url_env)
+        for name in settings.get("domains", {}) if kind in ("grpo", "distill", "evaluate") else ():
+            if (user := self.spec.domains[name].user) is not None:
+                found[f"user.{name}"] = Role(devices=0, torchrun=(), environment={}, engine=user.model, url_env=user.url_env)
         routed = set(settings.get("routing", {}).values()) if kind == "distill" else set[str]()
         for name, service in self.spec.engines.teachers.items():
             if name in routed:

@@ -5,19 +5,17 @@ What it does not do: know what is judged (`../judging.py`), or guess: when the a
 ever made up.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ...specs.diagnostics import ExitCode, UserError
-from .endpoint import Endpoint, HttpClient, Patience, ServiceFailure, Unreadable, shown
+from .endpoint import Endpoint, HttpClient, Patience, ServiceFailure
+from .json_chat import PATH, ask_json
 
 PATIENCE = Patience(attempts=5, unreadable=5, answer_seconds=120.0, total_seconds=900.0)
-MOST_BYTES = 1 << 20  # of an answer; a verdict is a few dozen
 AT_ONCE = 8  # questions in flight, per rank
-PATH = "/chat/completions"
 T = TypeVar("T")
 
 
@@ -50,27 +48,11 @@ class JudgeClient:
         Raises:
             UserError: exit code 6. The endpoint refused, or gave no verdict in any attempt; it is named, with the last cause.
         """
-        request = {"model": self.model, "messages": list(messages), "temperature": 0, "response_format": {"type": "json_object"}}
         try:
-            return self._client.ask(
-                self._client.endpoint.path + PATH, request, lambda chunks: read(_verdict(chunks)), most_bytes=MOST_BYTES
-            )
+            return ask_json(self._client, self.model, messages, read)
         except ServiceFailure as failure:
             raise UserError(
                 f"the judge at {self._client.endpoint}{PATH} gave no verdict: {failure}",
                 exit_code=ExitCode.FAILED,
                 fix="mend the endpoint, its model or its key, and launch again: verdicts that were given are kept",
             ) from failure
-
-
-def _verdict(chunks: Iterator[bytes]) -> Any:
-    """The JSON that the model wrote, from an answer of the endpoint."""
-    body = b"".join(chunks)
-    try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise Unreadable(f"the endpoint's answer is not a chat completion: {shown(body)}") from error
-    try:
-        return json.loads(content)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise Unreadable(f"the model's answer is not JSON: {shown(str(content).encode())}") from error

@@ -21,6 +21,7 @@ from ..judging import open_judge
 from ..report.statistics import wilson
 from ..rewards import outcome_alone
 from ..rollouts import RolloutRequest, collect
+from ..simulated_user import open_users
 from ..worlds.protocol import Task, World, WorldError
 from ..worlds.registry import open_world
 from .on_policy import derived_seed
@@ -55,6 +56,7 @@ def run(context: JobContext) -> None:
             # Ranks move at about one pace, and only the first one shows it.
             lambda progress, before=before: context.progress(before + progress.done * context.world_size, total, "episodes"),
             judge,
+            open_users({name: domain}),
         )
         part[name] = {
             "outcomes": [one.outcome for one in trajectories],

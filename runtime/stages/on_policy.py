@@ -36,6 +36,7 @@ from ..judging import open_judge
 from ..ledger import Ledger, LedgerSample
 from ..parity import canary_of, engine_logprobs, require_parity, trainer_logprobs
 from ..rollouts import TELL_SECONDS, RolloutProgress, RolloutRequest, Trajectory, collect
+from ..simulated_user import open_users
 from ..worlds.protocol import Task, WorldError
 from ..worlds.registry import open_world
 
@@ -93,6 +94,7 @@ class Actors:
         self.renderers = {name: Renderer(self.tokenizer, world.tools) for name, world in self.worlds.items()}
         self.decks: dict[str, PromptDeck] = {}
         self._judge = open_judge(context)
+        self._users = open_users(domains)
         self._sampling = SamplingSettings(temperature=sampling.temperature, top_p=sampling.top_p)
         for name, domain in domains.items():
             assert domain.prompts is not None and domain.limits is not None
@@ -135,7 +137,15 @@ class Actors:
         shown = ShownRollout(self._context)
         try:
             return collect(
-                engine or self.engine, self.renderers, self.worlds, requests, self._sampling, seed, shown.tell, self._judge
+                engine or self.engine,
+                self.renderers,
+                self.worlds,
+                requests,
+                self._sampling,
+                seed,
+                shown.tell,
+                self._judge,
+                self._users,
             )
         finally:
             shown.close()

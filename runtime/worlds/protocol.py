@@ -61,6 +61,25 @@ class Episode(Protocol):
         ...
 
 
+class SimulatedUser(Protocol):
+    """Whoever speaks for the user of an episode, in place of the world's script."""
+
+    def reply(self, brief: str, dialogue: Sequence[Message]) -> str | None:
+        """What the user says next; None where nothing is left to say.
+
+        Args:
+            brief: who the user is, what they want and all that they know.
+            dialogue: what user and assistant have said, the user first; no calls and no tool results.
+        """
+        ...
+
+
+class TalkingEpisode(Episode, Protocol):
+    """A running task whose user may be simulated (`specs.generators.USER_WORLDS`)."""
+
+    user: SimulatedUser | None  # None: the world's script
+
+
 class Solver(Protocol):
     """A program that acts: the oracle, or a demonstrator with a habit."""
 

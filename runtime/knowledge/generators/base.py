@@ -19,7 +19,7 @@ from typing import Any
 
 from ....specs.model import ASK_FOR_ANSWER
 from ...worlds.base import ERROR, PATIENCE, Answer, Call, Unreadable, is_heldout, message_of
-from ...worlds.protocol import Message, Split, Step, Task, WorldError
+from ...worlds.protocol import Message, SimulatedUser, Split, Step, Task, WorldError
 from ..graph import GraphStore
 from ..records import TaskRecord
 
@@ -110,6 +110,10 @@ class TaskGenerator(ABC):
         """What the simulated user answers to a message without a call; None where the message is the final answer."""
         return None
 
+    def brief(self, task: TaskRecord) -> str:
+        """Who the user is, what they want and all that they know, for whoever speaks for them in the script's place."""
+        raise NotImplementedError(f"{self.name} has no user that could be simulated")
+
     def cited(self, task: TaskRecord, answer: str) -> tuple[str, ...]:
         """Evidence that an answer itself shows to have been read, where a task is solved without tools."""
         return ()
@@ -179,6 +183,8 @@ class GeneratorEpisode:
     task: TaskRecord
     steps: list[Step] = field(default_factory=list)
     evidence: list[tuple[str, ...]] = field(default_factory=list)  # nodes that each step showed
+    user: SimulatedUser | None = None  # who speaks for the user in place of the generator's script
+    dialogue: list[Message] = field(default_factory=list)  # what user and model have said to each other
     done: bool = False
     state: Any = None
     _answer: str = ""
@@ -197,7 +203,7 @@ class GeneratorEpisode:
         if calls := message.get("tool_calls"):
             return [self._carry_out(message, call, number) for number, call in enumerate(calls)]
         text = str(message.get("content") or "").strip()
-        reply = self.generator.reply(self.task, self.state, text)
+        reply = self._reply(text)
         cited = self.generator.cited(self.task, text) if reply is None else ()
         self._record(message, reply, cited, None, bool(text))
         if reply is not None:
@@ -208,6 +214,16 @@ class GeneratorEpisode:
     def outcome(self) -> float:
         """1.0 where the outcome verifier accepts the final answer, else 0.0."""
         return float(self.done and self.generator.accepts(self.task, self._answer, self.state))
+
+    def _reply(self, text: str) -> str | None:
+        if self.user is None:
+            return self.generator.reply(self.task, self.state, text)
+        self.dialogue = self.dialogue or [one for one in self.opening() if one["role"] == "user"]
+        self.dialogue.append({"role": "assistant", "content": text})
+        reply = self.user.reply(self.generator.brief(self.task), self.dialogue)
+        if reply is not None:
+            self.dialogue.append({"role": "user", "content": reply})
+        return reply
 
     def _carry_out(self, message: Message, raw: Any, number: int) -> Message:
         readable = True

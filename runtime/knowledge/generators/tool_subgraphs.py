@@ -161,6 +161,13 @@ class ToolSubgraphs(TaskGenerator):
         """The simulated user: tells the name when asked for it."""
         return f"The name is {task.payload['name']}." if "name" in text.lower() and "?" in text else None
 
+    def brief(self, task: TaskRecord) -> str:
+        name = task.payload["name"]
+        return (
+            f"You asked: {task.instruction} The name is {name}. Tell it when you are asked for it. You know nothing else: no other "
+            "names and no ids."
+        )
+
     def serve(self, task: TaskRecord, state: dict[str, str], call: Call) -> Shown:
         verb, _, resource = call.name.partition("_")
         rows = self._rows.get(resource, {})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from polymath.runtime.engines import endpoint, judge
+from polymath.runtime.engines import endpoint, json_chat, judge
 from polymath.runtime.engines.endpoint import Unreadable, endpoint_of
 from polymath.runtime.engines.judge import JudgeClient, at_once
 from polymath.specs.diagnostics import ExitCode, UserError
@@ -111,7 +111,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(json_chat, "MOST_BYTES", 10_000)
     assert "more than 10000 bytes" in _failure(Script((200, b" " * 200_000 + completion({"correct": True})))).message
 
 
