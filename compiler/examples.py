@@ -205,6 +205,14 @@ EXAMPLES: dict[str, Example] = {
             ),
         ),
     ),
+    "E0409": Example(
+        "Correct the name, or describe an endpoint: `{url_env: SOLVER_URL, model: ...}`.",
+        (("world: search\n", "world: scientific_chains\n"), (_SEARCH, "{synthesize: 200, self_play: {solver: student.stf}}")),
+    ),
+    "E0410": Example(
+        "Let a model play that is trained on other trajectories, or let the stage train on another source.",
+        (("world: search\n", "world: scientific_chains\n"), (_SEARCH, "{synthesize: 200, self_play: {solver: student.sft}}")),
+    ),
     "E0501": Example(
         "Ask for fewer devices, or describe a larger `cluster`.", (("sft: {trainer: {devices: 2", "sft: {trainer: {devices: 4"),)
     ),

@@ -171,6 +171,10 @@ def _settings_sources(compilation: Compilation, job: Job, path: Path) -> tuple[P
         if job.id == "sft_continued":
             return (("student", "distill", *rest), ("student", "sft", *rest))
         return tuple((*stage.path, *rest) for stage in stages(_spec(compilation)) if stage.id == job.id)
+    if head == "domains" and rest[1:2] == ("trajectories",) and len(rest) > 3:
+        name = job.settings["domains"][rest[0]]["trajectories"][rest[2]]["name"]  # a job has only the sources that it reads
+        written = enumerate(_spec(compilation).domains[str(rest[0])].trajectories)
+        return tuple(("domains", rest[0], "trajectories", number, *rest[3:]) for number, one in written if one.name == name)
     return (path,)
 
 

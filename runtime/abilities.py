@@ -13,7 +13,7 @@ from ..compiler.plan import Job, Plan, Sources
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
 from ..specs.hardware import ACCELERATORS
-from ..specs.machine import Engines
+from ..specs.machine import Engines, Service
 from ..specs.model import Domain
 from ..te_kernels import INSTALL
 from .engines.endpoint import endpoint_of
@@ -23,7 +23,7 @@ from .simulated_user import user_endpoint
 DEGREES = ("context", "pipeline")
 TENSOR_BACKEND = "partial_dtensor"  # tensor parallelism is tested with it alone
 TRAINED = ("sft", "grpo", "distill")
-ACTING = ("grpo", "distill", "evaluate")
+ACTING = ("synthesize", "grpo", "distill", "evaluate")
 GPU_DEVICES = ("/dev", "nvidia[0-9]*")
 
 
@@ -65,6 +65,16 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
             if role.startswith("teacher."):
                 name = role.removeprefix("teacher.")
                 endpoint_of(from_json(Engines, job.settings["engines"]).teachers[name], f"engines.teachers.{name}")
+        for role, service in _players(job):
+            endpoint_of(service, f"self_play.{role}")
+
+
+def _players(job: Job) -> Iterator[tuple[str, Service]]:
+    """The endpoints that play in a job, each with its role."""
+    for domain in job.settings["domains"].values() if job.kind == "synthesize" else ():
+        for source in from_json(Domain, domain).trajectories:
+            if source.self_play is not None:
+                yield from source.self_play.services.items()
 
 
 def _beyond(job: Job, plan: Plan) -> Iterator[str]:
@@ -114,6 +124,8 @@ def _engines(job: Job, plan: Plan) -> Iterator[str]:
 
 def _models(job: Job, role: str) -> int:
     """How many models an engine role of a job is asked for."""
+    if job.kind == "synthesize":
+        return sum(name.startswith("model.") for name in job.inputs)
     teachers = set(job.settings.get("routing", {}).values()) - job.settings["engines"]["teachers"].keys()
     plays = "rollout" if job.settings["stage"].get("rollouts") == "teacher" else "scorer"
     return len(teachers) if teachers and role == plays else 1

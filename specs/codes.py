@@ -119,6 +119,12 @@ CODES: dict[str, Code] = {
     "E0408": Code(
         "teacher is its student", "The teacher is trained as the student is, so it would score the student with the student itself."
     ),
+    "E0409": Code("unknown player", "What plays a role of self-play is `base`, `student.sft`, a teacher, or an endpoint."),
+    "E0410": Code(
+        "trained on what it plays",
+        "A model can only play once it is trained. Where its training, or that of a model it starts from, reads what it is to "
+        "play, neither could ever begin.",
+    ),
     # Placement
     "E0501": Code("more devices than there are", "The placement wants more devices than the cluster has."),
     "E0502": Code("mesh does not fit", "`replicate` times `fsdp` must be the number of devices."),

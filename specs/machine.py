@@ -123,8 +123,8 @@ class DistillPlacement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluatePlacement:
-    """Where an evaluation runs."""
+class ActingPlacement:
+    """Where a job runs in which models act and none is trained."""
 
     rollout: EnginePlacement = spec_field("The engine that acts.", identity=PLACEMENT)
 
@@ -136,7 +136,8 @@ class Placement:
     sft: SftPlacement | None = spec_field("SFT jobs.", default=None, identity=PLACEMENT)
     grpo: GrpoPlacement | None = spec_field("GRPO jobs.", default=None, identity=PLACEMENT)
     distill: DistillPlacement | None = spec_field("Distillation.", default=None, identity=PLACEMENT)
-    evaluate: EvaluatePlacement | None = spec_field("Evaluations.", default=None, identity=PLACEMENT)
+    synthesize: ActingPlacement | None = spec_field("Self-play of models of the run.", default=None, identity=PLACEMENT)
+    evaluate: ActingPlacement | None = spec_field("Evaluations.", default=None, identity=PLACEMENT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

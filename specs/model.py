@@ -1,5 +1,5 @@
-"""The language: every block a spec may hold, as frozen dataclasses. Together with `reward.py`, `training.py`, `distillation.py`,
-`alarms.py` and `machine.py`, this file is the single source of truth.
+"""The language: every block a spec may hold, as frozen dataclasses. Together with `reward.py`, `training.py`, `self_play.py`,
+`distillation.py`, `alarms.py` and `machine.py`, this file is the single source of truth.
 
 Sources: method.md sections 4 to 6 of the Agents-A1 report (arXiv 2606.30616) name the training fields; each default that the
 report does not state is ours and its documentation says so.
@@ -14,6 +14,7 @@ from .distillation import Distill
 from .fields import Identity, is_given, spec_field
 from .machine import Checkpoint, Cluster, Engines, Placement, Precision, Service, Storage
 from .reward import Reward
+from .self_play import SelfPlay
 from .training import Optimization, Sampling
 
 PLACEMENT, LABEL = Identity.PLACEMENT, Identity.LABEL
@@ -102,6 +103,14 @@ class TrajectorySource:
     tools: bool = spec_field(
         "Whether demonstrations call tools; without, the demonstrator answers at once, and no tool is offered.", default=True
     )
+    self_play: SelfPlay | None = spec_field(
+        "Who plays, where the world writes its own tasks; left out, its programs do.", default=None
+    )
+
+    @property
+    def is_played(self) -> bool:
+        """Whether models play in it, so that its trajectories are a job of their own."""
+        return self.self_play is not None and bool(self.self_play.models or self.self_play.services)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -271,7 +271,9 @@ def _notes(job: Job, work: Work | None, seconds: Sequence[Quantity]) -> list[str
     notes: list[str] = []
     if work is None:
         return notes
-    if work.rollouts:
+    if job.kind == "synthesize":
+        notes.append("one episode at its limit is counted for each that is wanted; what is refused comes on top")
+    elif work.rollouts:
         notes.append("every rollout is counted at its limit: an upper bound")
     if work.steps is None:
         notes.append("the number of steps is not known without a lock that counts tokens: polymath lock")

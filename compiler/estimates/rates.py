@@ -51,8 +51,9 @@ class Rates:
         return self._like(kind) in self.measured
 
     def _like(self, kind: str) -> str:
-        """Evaluations act, as on-policy steps do."""
-        return next((one for one in ("grpo", "distill") if one in self.measured), kind) if kind == "evaluate" else kind
+        """Evaluations and self-play act, as on-policy steps do."""
+        acts = kind in ("evaluate", "synthesize")
+        return next((one for one in ("grpo", "distill") if one in self.measured), kind) if acts else kind
 
     def described(self, kind: str) -> str:
         """Where the rate comes from."""

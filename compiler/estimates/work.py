@@ -1,6 +1,7 @@
 """How much a job computes: tokens of a step and how many steps, from its settings in the plan alone.
 
 Lengths of rollouts are not known before they are sampled; every one is counted at its domain's limit, so these are upper bounds.
+How many tasks self-play refuses is not known either: one episode is counted for each that is wanted.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,10 @@ def work_of(job: Job, rows: Mapping[str, Quantity]) -> Work | None:
         each = stage.prompts_per_step.per_domain
         return _on_policy(stage, mesh, domains, each * len(domains), f"{each} prompts x {len(domains)} domains", is_scored(stage))
     if isinstance(stage, language.Evaluate):
-        return _evaluation(stage, domains)
+        return _episodes(stage.episodes, domains)
+    if job.kind == "synthesize" and any(name.startswith("model.") for name in job.inputs):
+        (domain,) = (from_json(language.Domain, one) for one in job.settings["domains"].values())
+        return _episodes(domain.trajectories[0].synthesize or 0, domains)
     return None
 
 
@@ -114,10 +118,11 @@ def _on_policy(
     )
 
 
-def _evaluation(stage: language.Evaluate, limits: list[language.Limits]) -> Work | None:
+def _episodes(each: int, limits: list[language.Limits]) -> Work | None:
+    """So many episodes in each domain, and no training."""
     if not limits:
         return None
-    episodes = stage.episodes * len(limits)
+    episodes = each * len(limits)
     longest = sum(one.context_tokens for one in limits) / len(limits)
     written = sum(min(one.context_tokens, one.turns * one.response_tokens) for one in limits) / len(limits)
     tokens = Quantity(
@@ -125,7 +130,7 @@ def _evaluation(stage: language.Evaluate, limits: list[language.Limits]) -> Work
         value=episodes * longest,
         unit="tokens",
         formula="E x D x d: episodes in each of D domains, of d tokens at most",
-        inputs={"E": stage.episodes, "D": len(limits), "d": longest},
+        inputs={"E": each, "D": len(limits), "d": longest},
     )
     return Work(
         tokens=tokens,

@@ -8,7 +8,9 @@ from ...specs.distillation import Distill
 from ...specs.families import BUILTIN_VOCABULARIES, dimensions_of
 from ...specs.generators import GENERATOR_WORLDS, USER_WORLDS
 from ...specs.locations import is_url, local_path, near
-from ...specs.model import Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec
+from ...specs.model import Domain, GrpoPhase, HybridShape, Model, ModelShape, Sft, Spec, TrajectorySource
+from ...specs.self_play import Budget, SelfPlay
+from ...specs.training import Sampling
 from ...specs.worlds import locations_of
 from ..compilation import Compilation, mistake
 from ..losses import check_loss
@@ -115,7 +117,14 @@ def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Itera
             if not source.tools and domain.world in GENERATOR_WORLDS:
                 detail = f"world `{domain.world}` keeps an episode only where its evidence was looked up"
                 yield mistake("E0303", (*here, "tools"), detail, "remove it", at_key=True)
+            if source.name in (other.name for other in domain.trajectories[:number] if other.synthesize is not None):
+                detail = f"`{source.name}` is synthesized already"
+                yield mistake("E0209", (*here, "name") if source.name != "default" else here, detail, "give it another `name`")
+            if source.self_play is not None:
+                yield from _check_self_play((*here, "self_play"), source, source.self_play, path, domain, compilation)
             continue
+        if source.self_play is not None:
+            yield mistake("E0303", (*here, "self_play"), "nobody plays what is read from a file", "remove it", at_key=True)
         for name, rate in (("habit_rate", source.habit_rate), ("slip_rate", source.slip_rate)):
             if rate:
                 yield mistake("E0303", (*here, name), "only `synthesize` has a demonstrator", "remove it", at_key=True)
@@ -129,6 +138,35 @@ def _check_domain(path: Path, domain: Domain, compilation: Compilation) -> Itera
     for field, url in locations_of(domain.world, domain.settings).items():
         if not compilation.is_mistaken((*path, "settings", field)):
             yield from _check_place((*path, "settings", field), url, compilation.root)
+
+
+def _check_self_play(
+    path: Path, source: TrajectorySource, block: SelfPlay, domain_path: Path, domain: Domain, compilation: Compilation
+) -> Iterator[Problem]:
+    """What is said of self-play has an effect, and models that play have limits."""
+    if domain.world is not None and domain.world not in GENERATOR_WORLDS:
+        fix = f"remove it, or take a world that does: {', '.join(f'`{name}`' for name in GENERATOR_WORLDS)}"
+        yield mistake("E0303", path, f"world `{domain.world}` does not write its own tasks", fix, at_key=True)
+        return
+    unused = {"sampling": block.sampling != Sampling(), "budget": block.budget != Budget()} if not source.is_played else {}
+    for field in [field for field, is_set in unused.items() if is_set]:
+        yield mistake("E0303", (*path, field), "no model plays a role", "remove it, or name a `solver`", at_key=True)
+    if block.budget.money is not None and not (block.budget.read_price or block.budget.written_price):
+        fix = "add `read_price` and `written_price`"
+        yield mistake("E0303", (*path, "budget", "money"), "it bounds nothing without prices", fix, at_key=True)
+    for name, rate in (("habit_rate", source.habit_rate), ("slip_rate", source.slip_rate)):
+        if rate and block.solver is not None:
+            yield mistake("E0303", (*path[:-1], name), "a model solves, and makes mistakes of its own", "remove it", at_key=True)
+    if not source.is_played:
+        return
+    if domain.limits is None:
+        if not compilation.is_mistaken((*domain_path, "limits")):
+            yield mistake("E0308", path, "models play, and the domain has no `limits`", "add `limits` to the domain", at_key=True)
+        return
+    model = compilation.dimensions
+    if block.models and model is not None and domain.limits.context_tokens > model.context_tokens:
+        detail = f"{domain.limits.context_tokens} is more than the context of the model that plays, {model.context_tokens}"
+        yield mistake("E0310", (*domain_path, "limits", "context_tokens"), detail, f"at most {model.context_tokens}")
 
 
 def _check_place(path: Path, url: str, root: FilePath) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """lower: stages become jobs with inputs, roles, settings and torchtitan's overrides. Digests are `emit`'s."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +9,14 @@ from ...specs.build import to_json
 from ...specs.hardware import ACCELERATORS
 from ...specs.installed import code_digest
 from ...specs.machine import EnginePlacement
-from ...specs.model import Domain, GrpoPhase, Merge, Sft, Spec, StudentSft
+from ...specs.model import Domain, GrpoPhase, Merge, Sft, Spec, StudentSft, TrajectorySource
 from ...specs.reward import Reward
 from ...specs.worlds import BUILTIN_WORLDS, locations_of
 from ..compilation import Compilation
 from ..estimates.compute import document_flops
 from ..experts import recipe_of
 from ..plan import Input, Job, Mesh, Role, Sources
-from ..stages import Block, Stage, stages
+from ..stages import Block, Played, Stage, played, stages
 from ..titan import overrides
 from .check import model_sources
 from .place import placement_of
@@ -58,18 +58,34 @@ class _Lowering:
     def __init__(self, compilation: Compilation, spec: Spec) -> None:
         self.compilation, self.spec = compilation, spec
         self.by_id = {stage.id: stage for stage in stages(spec)}
+        self.plays = {one.id: one for one in played(spec)}
         tokenizer = self.source("model.tokenizer") if "tokenizer" in model_sources(spec.model) else None
         self.tokenizer: dict[str, Input] = {"tokenizer": tokenizer} if tokenizer else {}
-        self.synthesizes = any(source.synthesize for domain in spec.domains.values() for source in domain.trajectories)
 
     def all_jobs(self) -> list[Job]:
+        """Every job, each after those that it needs."""
+        waiting = {job.id: job for job in self.jobs_as_written()}
+        ordered: list[Job] = []
+
+        def put(job: Job) -> None:
+            for need in job.needs:
+                if need in waiting:
+                    put(waiting.pop(need))
+            ordered.append(job)
+
+        while waiting:
+            put(waiting.pop(next(iter(waiting))))
+        return ordered
+
+    def jobs_as_written(self) -> list[Job]:
         spec = self.spec
         checkpoint = {"checkpoint": self.source("model.checkpoint")} if spec.model.checkpoint != "random" else {}
         jobs = [self.job("import", "import", {**checkpoint, **self.tokenizer}, {})]
-        if self.synthesizes:
-            writing = {name: _without_rewards(domain) for name, domain in spec.domains.items() if _synthesizes(domain)}
-            inputs = {**self.tokenizer, **self.worlds(writing)}
-            jobs.append(self.job("synthesize", "synthesize", inputs, {"domains": to_json(writing)}))
+        written = {name: _for_writing(domain, lambda source: not source.is_played) for name, domain in spec.domains.items()}
+        if written := {name: domain for name, domain in written.items() if domain.trajectories}:
+            inputs = {**self.tokenizer, **self.worlds(written)}
+            jobs.append(self.job("synthesize", "synthesize", inputs, {"domains": to_json(written)}))
+        jobs += [self.playing(one) for one in self.plays.values()]
         jobs.append(self.training(self.by_id["sft"], "import"))
         for name in self.compilation.order:
             start = self.last_job(spec.teachers[name].start)
@@ -101,14 +117,21 @@ class _Lowering:
             return "sft_continued"
         return f"teachers.{model}.{len(self.spec.teachers[model].phases)}"
 
+    def playing(self, one: Played) -> Job:
+        """Self-play of one source, by models."""
+        domain = _for_writing(self.spec.domains[one.domain], lambda source: source is one.source)
+        models = {f"model.{name}": _model_of(self.last_job(name)) for name in sorted(set(one.models.values()))}
+        inputs = {**models, **self.tokenizer, **self.worlds([one.domain])}
+        return self.job(one.id, "synthesize", inputs, {"domains": to_json({one.domain: domain})})
+
     def training(self, stage: Stage, start: str) -> Job:
         """An SFT or GRPO job."""
         inputs = {"model": _model_of(start), **self.tokenizer, **self.worlds(stage.domains)}
-        keep = _for_rollouts
         if isinstance(stage.block, Sft):
             inputs |= self.trajectories(stage.domains, stage.block.trajectories)
-            keep = _for_training
-        domains = self.domains(stage.domains, keep)
+            domains = self.domains(stage.domains, _for_training(stage.block))
+        else:
+            domains = self.domains(stage.domains, _for_rollouts)
         if isinstance(stage.block, GrpoPhase):
             changed = stage.block.settings
             domains = {name: replace(domain, settings={**domain.settings, **changed}) for name, domain in domains.items()}
@@ -147,7 +170,7 @@ class _Lowering:
         budget = Input(job="distill", output="result")
         inputs = {"model": _model_of("sft"), **self.tokenizer, "budget": budget, **self.worlds(stage.domains)}
         inputs |= self.trajectories(stage.domains, sft.trajectories)
-        settings = {"domains": to_json(self.domains(stage.domains, _for_training)), **self.document_flops(block)}
+        settings = {"domains": to_json(self.domains(stage.domains, _for_training(sft))), **self.document_flops(block)}
         return self.stage_job(stage, inputs, settings, budget=True)
 
     def evaluations(self) -> list[Job]:
@@ -224,6 +247,9 @@ class _Lowering:
         for name in settings.get("domains", {}) if kind in ("grpo", "distill", "evaluate") else ():
             if (user := self.spec.domains[name].user) is not None:
                 found[f"user.{name}"] = Role(devices=0, torchrun=(), environment={}, engine=user.model, url_env=user.url_env)
+        if (one := self.plays.get(job_id)) is not None and one.source.self_play is not None:
+            for role, service in one.source.self_play.services.items():
+                found[role] = Role(devices=0, torchrun=(), environment={}, engine=service.model, url_env=service.url_env)
         routed = set(settings.get("routing", {}).values()) if kind == "distill" else set[str]()
         for name, service in self.spec.engines.teachers.items():
             if name in routed:
@@ -234,32 +260,37 @@ class _Lowering:
 
     def way_of_weights(self, role: EnginePlacement, kind: str, settings: Mapping[str, Any]) -> str | None:
         """How a policy that is trained gets from the trainer to the engine that acts."""
-        if kind == "evaluate" or settings["stage"].get("rollouts") == "teacher":
+        if kind in ("evaluate", "synthesize") or settings["stage"].get("rollouts") == "teacher":
             return None
         if not ACCELERATORS[self.spec.cluster.accelerator].is_gpu:
             return "folder"
         return "ipc" if role.shared else "nccl"
 
     def engine_placements(self, job_id: str, kind: str) -> dict[str, EnginePlacement | None]:
-        """What the spec places for the engines of a job; a phase without `reference_kl` scores nothing."""
+        """What the spec places for the engines of a job; a phase without `reference_kl` scores nothing, and programs
+        and endpoints need no engine."""
         block = getattr(self.spec.placement, kind, None)
         placed = {name: getattr(block, name) for name in ROLES_OF.get(kind, ())} if block is not None else {}
         stage = self.by_id.get(job_id)
         if stage is not None and isinstance(stage.block, GrpoPhase) and not stage.block.reference_kl:
             placed.pop("scorer", None)
+        if kind == "synthesize" and not (job_id in self.plays and self.plays[job_id].models):
+            placed.pop("rollout", None)
         return placed
 
     def trajectories(self, domains: Sequence[str], name: str) -> dict[str, Input]:
         """The inputs of the trajectory sources of one name."""
         inputs: dict[str, Input] = {}
         for domain in domains:
-            for number, source in enumerate(self.spec.domains[domain].trajectories):
-                if source.name != name:
-                    continue
-                if source.synthesize is not None:
-                    inputs["trajectories"] = Input(job="synthesize", output="trajectories")
+            mine = [(number, one) for number, one in enumerate(self.spec.domains[domain].trajectories) if one.name == name]
+            for place, (number, source) in enumerate(mine):
+                if source.path is not None:
+                    inputs[f"source.{domain}.{place}"] = self.source(f"source.{domain}.{number}")
+                elif source.is_played:
+                    (job,) = (one.id for one in self.plays.values() if (one.domain, one.source) == (domain, source))
+                    inputs[f"trajectories.{domain}"] = Input(job=job, output="trajectories")
                 else:
-                    inputs[f"source.{domain}.{number}"] = self.source(f"source.{domain}.{number}")
+                    inputs["trajectories"] = Input(job="synthesize", output="trajectories")
         return inputs
 
     def worlds(self, domains: Iterable[str]) -> dict[str, Input]:
@@ -277,7 +308,7 @@ class _Lowering:
     def source(self, key: str) -> Input:
         return Input(source=key, digest=self.compilation.digests.get(key))
 
-    def domains(self, names: Sequence[str], keep: Any) -> Mapping[str, Domain]:
+    def domains(self, names: Sequence[str], keep: Callable[[Domain], Domain]) -> Mapping[str, Domain]:
         """The domains of a job, without what cannot change its outcome."""
         return {name: keep(self.spec.domains[name]) for name in self.spec.domains if name in names}
 
@@ -286,16 +317,18 @@ def _model_of(job: str) -> Input:
     return Input(job=job, output="model")
 
 
-def _synthesizes(domain: Domain) -> bool:
-    return any(source.synthesize is not None for source in domain.trajectories)
+def _for_writing(domain: Domain, wanted: Callable[[TrajectorySource], bool]) -> Domain:
+    """A domain with those sources to write that are wanted."""
+    sources = tuple(one for one in domain.trajectories if one.synthesize is not None and wanted(one))
+    return replace(domain, reward=Reward(), user=None, trajectories=sources)
 
 
-def _without_rewards(domain: Domain) -> Domain:
-    return replace(domain, reward=Reward())
+def _for_training(block: Sft) -> Callable[[Domain], Domain]:
+    def keep(domain: Domain) -> Domain:
+        sources = tuple(one for one in domain.trajectories if one.name == block.trajectories)
+        return replace(domain, reward=Reward(), prompts=None, limits=None, user=None, trajectories=sources)
 
-
-def _for_training(domain: Domain) -> Domain:
-    return replace(domain, reward=Reward(), prompts=None, limits=None)
+    return keep
 
 
 def _for_rollouts(domain: Domain) -> Domain:

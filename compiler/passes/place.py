@@ -21,7 +21,7 @@ from ..facts import facts_of_mesh, facts_of_spec
 from ..losses import embedded_models, reads_vocabulary, values_beside
 from ..meshes import Candidate, Request, bytes_of, candidates, degrees_of, distance, divides_rows, layouts, limits_of, opened
 from ..plan import Mesh
-from ..stages import Stage, stages
+from ..stages import Stage, played, stages
 from .roles import ROLES_OF
 from .serve import longest_context
 
@@ -166,7 +166,7 @@ def _check_without_mesh(spec: Spec, facts: dict[str, object]) -> Iterator[Proble
         acts["scorer"] |= isinstance(stage.block, Distill) or (
             isinstance(stage.block, GrpoPhase) and bool(stage.block.reference_kl)
         )
-    acts["rollout"] |= spec.evaluate is not None
+    acts["rollout"] |= spec.evaluate is not None or any(one.models for one in played(spec))
     for limit in broken_limits({name: fact for name, fact in facts.items() if acts.get(name, True)}):
         detail = f"{limit.why(facts)} ({limit.source})"
         yield mistake("E0509", tuple(limit.blames.split(".")), detail, f"write {limit.instead}")
@@ -175,7 +175,7 @@ def _check_without_mesh(spec: Spec, facts: dict[str, object]) -> Iterator[Proble
 def _check_budget(spec: Spec) -> Iterator[Problem]:
     """The roles of a job run at the same time, so that together they must fit."""
     there = spec.cluster.nodes * spec.cluster.per_node
-    for kind in (*KINDS, "evaluate"):
+    for kind in (*KINDS, "synthesize", "evaluate"):
         block = getattr(spec.placement, kind)
         if block is None:
             continue

@@ -10,10 +10,15 @@ from ...specs.model import GrpoPhase, Spec
 from ...specs.worlds import BUILTIN_WORLDS, locations_of
 from ..compilation import Compilation, mistake
 from ..experts import SCALED_FORMATS
-from ..stages import stages
+from ..stages import played, stages
 
 STATED_PROCESS_WEIGHT = 0.5
-ROLES_OF = {"grpo": ("rollout", "scorer"), "distill": ("rollout", "scorer"), "evaluate": ("rollout",)}
+ROLES_OF = {
+    "synthesize": ("rollout",),
+    "grpo": ("rollout", "scorer"),
+    "distill": ("rollout", "scorer"),
+    "evaluate": ("rollout",),
+}
 
 
 def roles(compilation: Compilation) -> Compilation:
@@ -141,6 +146,7 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
     """An engine with processes of its own needs devices; an embedded one has the trainer's."""
     grpo = [stage.block for stage in stages(spec) if isinstance(stage.block, GrpoPhase)]
     used = {
+        ("synthesize", "rollout"): any(one.models for one in played(spec)),
         ("grpo", "rollout"): bool(grpo),
         ("grpo", "scorer"): any(block.reference_kl for block in grpo),
         ("distill", "rollout"): spec.student.distill is not None,
@@ -165,7 +171,7 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
             fix = f"remove it, or write `engines: {{{role}: vllm}}`"
             yield mistake("E0303", path, "an embedded engine runs on the trainer's devices", fix, at_key=True)
         elif not is_used:
-            why = f"the spec has no {kind} job"
+            why = f"the spec has no {kind} job" if kind != "synthesize" else "no model of the run plays a role of self-play"
             if (kind, role) == ("grpo", "scorer") and grpo:
                 why = "no phase has a `reference_kl`"
             if (kind, role) == ("distill", "scorer") and spec.student.distill is not None:
@@ -186,4 +192,4 @@ def _why_not_shared(spec: Spec, kind: str) -> str | None:
     """Why an engine has no GPU of a trainer to share."""
     if not ACCELERATORS[spec.cluster.accelerator].is_gpu:
         return "processes on CPUs have no device memory to share"
-    return "an evaluation trains nothing" if kind == "evaluate" else None
+    return {"evaluate": "an evaluation trains nothing", "synthesize": "self-play trains nothing"}.get(kind)

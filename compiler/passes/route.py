@@ -1,11 +1,14 @@
-"""route: every domain gets its one teacher, and the teachers an order in which they can be trained."""
+"""route: every domain gets its one teacher, and the teachers an order in which they can be trained. What models are to play needs
+them trained, so they must not be trained on it.
+"""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from ...specs.build import Problem, suggest
+from ...specs.build import Path, Problem, suggest
 from ...specs.model import Spec
 from ..compilation import Compilation, mistake
+from ..stages import played, stages
 
 ROOTS = ("base", "student.sft")
 STUDENT_ROWS = ("base", "sft", "student", "sft_continued")
@@ -32,13 +35,13 @@ def route(compilation: Compilation) -> Compilation:
             mistakes.append(mistake("E0401", ("domains", domain), detail, "add the domain to a rule of `routing`", at_key=True))
     order, lost = _order(spec)
     if _has_all_teachers(compilation, spec):
-        mistakes += [*_check_names(spec), *lost]
-    used = set(owners.values())
+        mistakes += [*_check_names(spec), *lost, *_check_players(spec, order)]
+    used = {*owners.values(), *(model for one in played(spec) for model in one.models.values())}
     for name in reversed(order):
         if name in used:
             used.add(spec.teachers[name].start)
     for name in [name for name in order if name not in used and routing_is_whole]:
-        detail = f"`{name}` scores no domain, and no teacher that does starts from it"
+        detail = f"`{name}` scores no domain and plays no role, and no teacher that does starts from it"
         mistakes.append(mistake("E0403", ("teachers", name), detail, "route a domain to it, or remove it", at_key=True))
     return replace(compilation, owners=owners, order=order).with_mistakes(*mistakes)
 
@@ -80,6 +83,56 @@ def _order(spec: Spec) -> tuple[tuple[str, ...], list[Problem]]:
         else:
             assert start in blamed
     return tuple(order), mistakes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wait:
+    """A model that another one waits for."""
+
+    model: str
+    why: str
+    role: Path | None = None  # of self-play, which says so
+
+
+def _check_players(spec: Spec, order: tuple[str, ...]) -> Iterator[Problem]:
+    """Every model that plays exists, and can be trained before what it plays is read."""
+    known = [*ROOTS, *spec.teachers]
+    waits: dict[str, list[_Wait]] = {model: [] for model in known}
+    for name in order:
+        waits[name].append(_Wait(model=spec.teachers[name].start, why="starts from"))
+    for one in played(spec):
+        for role, model in one.models.items():
+            if model not in known:
+                guess = suggest(model, known)
+                fix = f"did you mean `{guess}`?" if guess else f"one of {', '.join(f'`{name}`' for name in known)}, or an endpoint"
+                yield mistake("E0409", (*one.path, role), f"nothing is called {model!r}", fix)
+                continue
+            wait = _Wait(model=model, why=f"trains on `{one.domain}.{one.source.name}`, whose {role} is", role=(*one.path, role))
+            for stage in stages(spec):
+                if one.is_read_by(stage):
+                    waits["student.sft" if stage.id == "sft" else str(stage.path[1])].append(wait)
+    blamed: set[Path] = set()
+    for model, needed in waits.items():
+        for wait in needed:
+            way = _way(waits, wait.model, model)
+            if wait.role is not None and wait.role not in blamed and way is not None:
+                blamed.add(wait.role)
+                circle = ", which ".join(f"{one.why} `{one.model}`" for one in (wait, *way))
+                fix = "let another model play, or let the stage train on another source"
+                yield mistake("E0410", wait.role, f"`{model}` {circle}", fix)
+
+
+def _way(waits: Mapping[str, list[_Wait]], start: str, goal: str) -> tuple[_Wait, ...] | None:
+    """What leads from one model to another, each waiting for the next; None where nothing does."""
+    ways: dict[str, tuple[_Wait, ...]] = {start: ()}
+    frontier = [start]
+    while frontier and goal not in ways:
+        here = frontier.pop(0)
+        for wait in waits[here]:
+            if wait.model not in ways:
+                ways[wait.model] = (*ways[here], wait)
+                frontier.append(wait.model)
+    return ways.get(goal)
 
 
 def _check_names(spec: Spec) -> Iterator[Problem]:

@@ -212,7 +212,19 @@ def _question_answer(data: Mapping[str, Any]) -> list[Message]:
 
 
 def chat_messages(data: Mapping[str, Any]) -> list[Message]:
-    """The messages of a row in OpenAI's chat form, each checked.
+    """The messages of a row in OpenAI's chat form, each checked, with something to learn in them.
+
+    Raises:
+        RowError: one is not what a conversation holds, or none is the assistant's.
+    """
+    read = messages_of(data)
+    if not any(message["role"] == "assistant" for message in read):
+        raise RowError("the assistant wrote nothing, so there is nothing to learn")
+    return read
+
+
+def messages_of(data: Mapping[str, Any]) -> list[Message]:
+    """The messages of a row in OpenAI's chat form, each checked; an episode may have failed before the assistant wrote any.
 
     Raises:
         RowError: one is not what a conversation holds.
@@ -226,8 +238,6 @@ def chat_messages(data: Mapping[str, Any]) -> list[Message]:
     read = [_message(message, f"message {number}") for number, message in enumerate(messages, start=1)]
     if read[0]["role"] == "assistant":
         raise RowError("message 1 is the assistant's: there is nothing that it answers")
-    if not any(message["role"] == "assistant" for message in read):
-        raise RowError("the assistant wrote nothing, so there is nothing to learn")
     return read
 
 

@@ -61,7 +61,7 @@ def _uncheckable(generator: TaskGenerator, task: TaskRecord, admitted: frozenset
         return "no verifier applies"
     if task.target is None:
         return "there is no target"
-    if any(generator.store.node(identity) is None for identity in task.evidence):
+    if None in generator.region(task):
         return "evidence is not in the graph"
     if task.target not in admitted:
         return "no way in the graph leads to the target"

@@ -6,15 +6,18 @@ solver's failure and an outcome of the attempt; an endpoint that is not there, o
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.training import Sampling
 from ..data.trajectories import RowError, chat_messages
 from ..engines.endpoint import Endpoint, HttpClient, Patience, ServiceFailure, Unreadable, shown
 from ..worlds.protocol import Message
 from .player import SolverFailure, estimate_tokens
 from .roles import Reply
 
+SAMPLING = Sampling()
 PATIENCE = Patience(attempts=5, unreadable=2, answer_seconds=600.0, total_seconds=1800.0)
 MOST_BYTES = 4 << 20
 PATH = "/chat/completions"
@@ -28,22 +31,25 @@ class EndpointChat:
         endpoint: Endpoint,
         model: str,
         *,
-        temperature: float = 1.0,
+        sampling: Sampling = SAMPLING,
         response_tokens: int = 4096,
         patience: Patience = PATIENCE,
+        patience_seconds: float | None = None,
     ) -> None:
-        self.model = model
+        """`patience_seconds` is that of `patience` in all, where it is another."""
+        self.name = model
+        patience = patience if patience_seconds is None else replace(patience, total_seconds=patience_seconds)
         self._client = HttpClient(endpoint, patience, at_once=1)
-        self._sampling = {"temperature": temperature, "max_tokens": response_tokens}
+        self._sampling = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": response_tokens}
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply:
-        """The next message.
+    def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
+        """The next message. The seed stays here: not every endpoint takes one.
 
         Raises:
             SolverFailure: what the endpoint says cannot be read, every time.
             UserError: it does not answer, or refuses (exit 6).
         """
-        question = {"model": self.model, "messages": list(messages), **self._sampling}
+        question = {"model": self.name, "messages": list(messages), **self._sampling}
         if tools:
             question["tools"] = [dict(tool) for tool in tools]
         path = self._client.endpoint.path + PATH

@@ -64,9 +64,14 @@ class Node:
     """A node. `body` is a text, or JSON where its kind says so (actions, observations, tasks)."""
 
     id: str
-    kind: str
+    kind: NodeKind
     name: str
     body: str
+
+    @classmethod
+    def of(cls, kind: NodeKind, name: str, body: str = "") -> "Node":
+        """A node by its content."""
+        return cls(address(kind, name, body), kind, name, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +187,12 @@ class GraphStore:
 
     def add(self, kind: NodeKind, name: str, body: str = "") -> str:
         """Add a node, if it is not there yet; returns its id."""
-        identity = address(kind, name, body)
-        row = (identity, kind, name, body)
+        node = Node.of(kind, name, body)
+        row = (node.id, kind, name, body)
         added = self.sql.execute("INSERT OR IGNORE INTO nodes (id, kind, name, body) VALUES (?, ?, ?, ?)", row)
         if added.rowcount and kind in ("evidence", "fact", "constraint"):
             self.sql.execute("INSERT INTO texts (rowid, name, body) VALUES (?, ?, ?)", (added.lastrowid, name, body))
-        return identity
+        return node.id
 
     def link(self, kind: EdgeKind, source: str, target: str, **body: Any) -> None:
         """Add an edge, if it is not there yet."""

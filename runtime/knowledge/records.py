@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 
 from ...compiler.canonical import digest
-from ..data.trajectories import SCHEMA, RowError, bad_row, chat_messages, chat_tools, contexts_of, json_lines, read_json
+from ..data.trajectories import SCHEMA, RowError, bad_row, chat_tools, contexts_of, json_lines, messages_of, read_json
 from ..worlds.protocol import Message
 
 FIELDS = ("schema", "id", "task", "messages", "tools", "steps", "restarts", "answer", "status", "reward", "provenance")
@@ -167,11 +167,11 @@ def record_from_json(data: Mapping[str, Any]) -> TrajectoryRecord:
         raise RowError(f"`schema` is {data.get('schema')!r}; this version reads {SCHEMA}")
     if unknown := sorted(set(data) - set(FIELDS)):
         raise RowError(f"`{unknown[0]}` is no field of {SCHEMA}")
-    messages = tuple(chat_messages(data))
+    messages = tuple(messages_of(data))
     places = range(len(messages))
     try:
         record = TrajectoryRecord(
-            task=_task(data["task"]),
+            task=task_from_json(data["task"]),
             messages=messages,
             tools=None if (tools := chat_tools(data)) is None else tuple(tools),
             steps=tuple(_step(step, places) for step in data["steps"]),
@@ -190,7 +190,8 @@ def record_from_json(data: Mapping[str, Any]) -> TrajectoryRecord:
     return record
 
 
-def _task(data: Mapping[str, Any]) -> TaskRecord:
+def task_from_json(data: Mapping[str, Any]) -> TaskRecord:
+    """A task from its JSON. Raises KeyError where a field is missing."""
     return TaskRecord(
         instruction=data["instruction"],
         domain=data["domain"],

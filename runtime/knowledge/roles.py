@@ -5,12 +5,14 @@ OpenAI-compatible endpoint. What a model says is data: an answer that cannot be 
 """
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ...specs.self_play import PLAYERS, Budget
 from ..data.renderer import Renderer
 from ..engines.protocol import Engine, SamplingSettings
 from ..worlds.protocol import Message, Solver
@@ -42,13 +44,16 @@ class Reply:
 
 
 class ChatModel(Protocol):
-    """A model that continues a conversation.
+    """A model that continues a conversation. One that is ours says the same again where the seed is the same.
 
     Raises:
         SolverFailure: it has no usable answer.
     """
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply: ...
+    @property
+    def name(self) -> str: ...
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply: ...
 
 
 class OutOfBudget(Exception):
@@ -56,21 +61,17 @@ class OutOfBudget(Exception):
 
 
 @dataclass
-class Budget:
-    """What chat models may use in all; shared by the roles. Prices are per million tokens, in any currency.
+class Spending:
+    """What chat models have used of a budget; shared by the roles, and by several processes that each count what all of them used.
 
-    Raises, by `spend`:
-        OutOfBudget: a bound was passed; the call that passed it counts.
+    Args:
+        processes: that share the requests of a minute.
     """
 
-    tokens: int | None = None
-    money: float | None = None
-    read_price: float = 0.0
-    written_price: float = 0.0
-    requests_per_minute: float | None = None
-    used_tokens: int = 0
-    used_money: float = 0.0
-    requests: int = 0
+    budget: Budget = field(default_factory=Budget)
+    processes: int = 1
+    tokens: int = 0
+    money: float = 0.0
     _next: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,26 +82,26 @@ class Budget:
             OutOfBudget: nothing is left for it.
         """
         self.check()
-        if self.requests_per_minute is not None:
+        if self.budget.requests_per_minute is not None:
             with self._lock:
                 now = time.monotonic()
                 start = max(now, self._next)
-                self._next = start + 60.0 / self.requests_per_minute
+                self._next = start + 60.0 * self.processes / self.budget.requests_per_minute
             time.sleep(start - now)
 
     def spend(self, reply: Reply) -> None:
-        """Count a reply."""
+        """Count a reply; the one that passes a bound counts too."""
+        cost = reply.read_tokens * self.budget.read_price + reply.written_tokens * self.budget.written_price
         with self._lock:
-            self.requests += 1
-            self.used_tokens += reply.read_tokens + reply.written_tokens
-            self.used_money += (reply.read_tokens * self.read_price + reply.written_tokens * self.written_price) / 1e6
+            self.tokens += reply.read_tokens + reply.written_tokens
+            self.money += cost / 1e6
 
     def check(self) -> None:
         """Raise where a bound is passed."""
-        if self.tokens is not None and self.used_tokens >= self.tokens:
-            raise OutOfBudget(f"{self.used_tokens} of {self.tokens} tokens are used")
-        if self.money is not None and self.used_money >= self.money:
-            raise OutOfBudget(f"{self.used_money:.4f} of {self.money:g} are spent")
+        if self.budget.tokens is not None and self.tokens >= self.budget.tokens:
+            raise OutOfBudget(f"{self.tokens} of {self.budget.tokens} tokens are used")
+        if self.budget.money is not None and self.money >= self.budget.money:
+            raise OutOfBudget(f"{self.money:.4f} of {self.budget.money:g} are spent")
 
 
 @dataclass
@@ -108,34 +109,43 @@ class Budgeted:
     """A chat model within a budget."""
 
     model: ChatModel
-    budget: Budget
+    spending: Spending
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply:
-        self.budget.wait()
-        reply = self.model.reply(messages, tools)
-        self.budget.spend(reply)
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
+        self.spending.wait()
+        reply = self.model.reply(messages, tools, seed)
+        self.spending.spend(reply)
         return reply
 
 
 class EngineChat:
-    """The student or a teacher behind an engine. Not for several threads.
+    """The student or a teacher behind an engine.
 
     Args:
+        name: what the spec calls the model.
         response_tokens: most tokens of a reply.
+        context_tokens: most tokens of a conversation, the reply among them.
     """
 
     def __init__(
         self,
+        name: str,
         engine: Engine,
         renderer: Callable[[Sequence[Any]], Renderer],
         sampling: SamplingSettings,
+        *,
         response_tokens: int,
-        seed: int,
+        context_tokens: int,
     ) -> None:
+        self.name = name
         self._engine, self._renderer, self._sampling = engine, renderer, sampling
-        self._response_tokens, self._seed, self._asked = response_tokens, seed, 0
+        self._response_tokens, self._context_tokens = response_tokens, context_tokens
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply:
+    def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
         renderer = self._renderer(tools)
         *_, last = range(len(messages))
         opening = next((place for place, one in enumerate(messages) if one["role"] == "assistant"), last + 1)
@@ -149,14 +159,11 @@ class EngineChat:
             else:
                 pending.append(message)
         ids += renderer.extend(pending) if pending else []
-        self._asked += 1
-        (made,) = self._engine.generate(
-            [ids],
-            limits=[self._response_tokens],
-            sampling=self._sampling,
-            stop_ids=[renderer.tokenizer.end_of_turn_id],
-            seed=self._seed + self._asked,
-        )
+        room = min(self._response_tokens, self._context_tokens - len(ids))
+        if room < 1:
+            raise SolverFailure("its context is full")
+        stop = [renderer.tokenizer.end_of_turn_id]
+        (made,) = self._engine.generate([ids], limits=[room], sampling=self._sampling, stop_ids=stop, seed=seed)
         if not made.stopped:
             raise SolverFailure("cut off")
         return Reply(message=renderer.parse(list(made.ids)), read_tokens=len(ids), written_tokens=len(made.ids))
@@ -165,13 +172,14 @@ class EngineChat:
 class ModelSolver:
     """A chat model as a solver."""
 
-    def __init__(self, model: ChatModel, opening: Sequence[Message], tools: Sequence[Any]) -> None:
+    def __init__(self, model: ChatModel, opening: Sequence[Message], tools: Sequence[Any], seed: int) -> None:
         self._model, self._tools, self._messages = model, tools, list(opening)
+        self._seeds = random.Random(seed)
 
     def next(self, observations: Sequence[Message]) -> Message:
         """The model's next message."""
         self._messages += observations
-        reply = self._model.reply(self._messages, self._tools)
+        reply = self._model.reply(self._messages, self._tools, self._seeds.getrandbits(31))
         self._messages.append(reply.message)
         return reply.message
 
@@ -191,23 +199,20 @@ class Roles:
     proposer: ChatModel | None = None
     solver: ChatModel | None = None
     verifier: ChatModel | None = None
-    budget: Budget = field(default_factory=Budget)
+    spending: Spending = field(default_factory=Spending)
     slip_rate: float = 0.0
     guess_rate: float = 0.0
 
     def describe(self) -> dict[str, str]:
         """For the provenance of records."""
-        return {
-            name: "program" if (model := getattr(self, name)) is None else type(model).__name__
-            for name in ("proposer", "solver", "verifier")
-        }
+        return {name: "program" if (model := getattr(self, name)) is None else model.name for name in PLAYERS}
 
-    def propose(self, generator: TaskGenerator, draft: TaskRecord) -> TaskRecord | None:
+    def propose(self, generator: TaskGenerator, draft: TaskRecord, seed: int) -> TaskRecord | None:
         """The task with its instruction as the proposer writes it; None where what it wrote cannot be used."""
         if self.proposer is None:
             return draft
         question = {"region": generator.described(draft), "draft": draft.instruction, "target": draft.target}
-        instruction = _asked(self.proposer, self.budget, PROPOSE, question, "instruction")
+        instruction = _asked(self.proposer, self.spending, PROPOSE, question, "instruction", seed)
         if not isinstance(instruction, str) or not instruction.strip() or len(instruction) > LONGEST_INSTRUCTION:
             return None
         return replace(draft, instruction=instruction.strip(), key=instruction.strip())
@@ -216,24 +221,25 @@ class Roles:
         """A solver for one attempt."""
         if self.solver is None:
             return ScriptedSolver(generator, task, seed=seed, slip_rate=self.slip_rate, guess_rate=self.guess_rate)
-        return ModelSolver(Budgeted(self.solver, self.budget), opening, generator.tools_of(task))
+        return ModelSolver(Budgeted(self.solver, self.spending), opening, generator.tools_of(task), seed)
 
-    def vetoes(self, generator: TaskGenerator, record: TrajectoryRecord) -> str | None:
+    def vetoes(self, generator: TaskGenerator, record: TrajectoryRecord, seed: int) -> str | None:
         """Why a model's word stands against a record that the checks accept; None where nothing does."""
         if self.verifier is None:
             return None
         task = record.task
         question = {"instruction": task.instruction, "target": task.target, "answer": record.answer}
-        word = _asked(self.verifier, self.budget, VERIFY, question | {"evidence": generator.described(task)}, "accept")
+        question["evidence"] = generator.described(task)
+        word = _asked(self.verifier, self.spending, VERIFY, question, "accept", seed)
         return None if word is True else "the verifier refuses" if word is False else "the verifier wrote nonsense"
 
 
-def _asked(model: ChatModel, budget: Budget, instructions: str, question: dict[str, Any], field_name: str) -> Any:
+def _asked(model: ChatModel, spending: Spending, instructions: str, question: dict[str, Any], field_name: str, seed: int) -> Any:
     """The field of the one JSON object that a model was asked for; None where it wrote something else."""
     content = json.dumps(question, ensure_ascii=False)
     messages = [{"role": "system", "content": instructions}, {"role": "user", "content": content}]
     try:
-        reply = Budgeted(model, budget).reply(messages, ())
+        reply = Budgeted(model, spending).reply(messages, (), seed)
         found = json.loads(str(reply.message.get("content")))
     except (SolverFailure, ValueError, RecursionError):
         return None

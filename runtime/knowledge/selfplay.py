@@ -5,8 +5,10 @@ For proposal 0, 1, 2, ... until enough are accepted, or a bound or the budget is
   2. the checks that need no solver;
   3. let the solver try, at most `attempts` times; trim what led nowhere; all five checks; the verifier's word;
   4. keep the first attempt that passes, or the best of all that do, where the generator ranks its candidates;
-  5. write the attempts back to the graph, refused ones with the check that refused them, together with the proposal's outcome.
-A proposal is one transaction: what a kill interrupts was never written, and is played again the same.
+  5. where none does, go round again with another task of the same region, at most `rounds` times in all;
+  6. write the attempts back to the graph, refused ones with the check that refused them, together with the proposal's outcome.
+A proposal is one transaction: what a kill interrupts was never written, and is played again the same. Several processes share
+proposals by number (`proposals.py`): what is written does not depend on how many they are.
 
 What it does not do: train, or talk to the network itself (`roles.py`).
 """
@@ -14,7 +16,7 @@ What it does not do: train, or talk to the network itself (`roles.py`).
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,13 +25,16 @@ from .branches import add_attempt, attempts
 from .checks import CHECKS, refusals, task_refusals
 from .generators.base import TaskGenerator
 from .player import Player
-from .records import TrajectoryRecord
+from .proposals import Alone, Attempt, Crew, Proposal, Round
+from .records import TaskRecord, TrajectoryRecord
 from .roles import OutOfBudget, Roles
-from .similar import is_new
+from .similar import is_new, remember
 from .trimming import trimmed
 
 NOTED = "self-play"
 OUTRANKED = "outranked"  # by a better attempt at the same task
+VERIFIER = "verifier"  # of a model, which refuses what the checks accept
+ACCEPTED, REFUSED, KNOWN, NONSENSE, NOTHING = "accepted", "refused", "known", "nonsense", "nothing drawn"  # outcomes of a proposal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +44,7 @@ class Goal:
     Args:
         accepted: tasks.
         attempts: at each task, until one is accepted, or all of them where the generator ranks them.
+        rounds: tasks proposed of a region, until one is accepted.
         patience: proposals for each accepted task that is wanted, on average, before it stops.
         split: None, or whose tasks: held-out ones are those that a world of the same name evaluates on.
     """
@@ -46,6 +52,7 @@ class Goal:
     accepted: int
     seed: int = 0
     attempts: int = 2
+    rounds: int = 2
     patience: int = 50
     split: str | None = "train"
 
@@ -56,20 +63,22 @@ class Report:
 
     proposed: int = 0
     accepted: int = 0
+    again: int = 0  # times that a region was proposed again, after a refusal
     attempts: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)  # accepted, nothing drawn, known, nonsense, refused
+    outcomes: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)  # by check; one attempt may fail several
     statuses: Counter[str] = field(default_factory=Counter)  # how the attempts ended
     tokens: int = 0  # of the chat models
     money: float = 0.0
     stopped: str = ""  # why, where it is not that enough were accepted
+    is_out_of_budget: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For `result.json` and the command line."""
         return {
             **asdict(self),
             "outcomes": dict(sorted(self.outcomes.items())),
-            "refused": {check: self.refused[check] for check in (*CHECKS, "verifier") if self.refused[check]},
+            "refused": {check: self.refused[check] for check in (*CHECKS, VERIFIER) if self.refused[check]},
             "statuses": dict(sorted(self.statuses.items())),
         }
 
@@ -80,34 +89,33 @@ def self_play(
     goal: Goal,
     player: Player | None = None,
     on_progress: Callable[[Report], None] = lambda report: None,
+    crew: Crew | None = None,
 ) -> Report:
     """Play until the goal is reached; goes on where an earlier run in the same graph stopped.
+
+    Args:
+        crew: who shares the proposals, each with a copy of the graph; left out, nobody.
 
     Raises:
         UserError: the graph holds self-play of another generator, other settings or another seed (exit 3).
     """
-    store, player = generator.store, player or Player()
+    player, crew = player or Player(), crew or Alone()
     _note(generator, goal)
     report = _so_far(generator)
-    roles.budget.used_tokens, roles.budget.used_money = report.tokens, report.money
-    while report.accepted < goal.accepted:
-        if report.proposed >= goal.patience * goal.accepted:
-            report.stopped = f"{report.proposed} proposals gave {report.accepted} accepted tasks"
-            break
-        before = (roles.budget.used_tokens, roles.budget.used_money)
-        try:
-            one = _proposal(generator, roles, goal, player, report.proposed)
-        except OutOfBudget as error:
-            store.sql.rollback()
-            report.stopped = str(error)
-            break
-        one["tokens"], one["money"] = roles.budget.used_tokens - before[0], roles.budget.used_money - before[1]
-        outcome = one.pop("outcome")
-        row = (report.proposed, outcome, one["attempts"], json.dumps(one))
-        store.sql.execute("INSERT INTO proposals VALUES (?, ?, ?, ?)", row)
-        store.commit()
-        _count(report, outcome, one)
-        on_progress(report)
+    while report.accepted < goal.accepted and not report.stopped:
+        roles.spending.tokens, roles.spending.money = report.tokens, report.money  # of all processes
+        own = _play(generator, roles, goal, player, report.proposed + crew.rank)
+        for proposal in crew.share(own):
+            if report.accepted == goal.accepted:
+                break
+            if report.proposed >= goal.patience * goal.accepted:
+                report.stopped = f"{report.proposed} proposals gave {report.accepted} accepted tasks"
+                break
+            if proposal.out_of_budget:
+                report.stopped, report.is_out_of_budget = proposal.out_of_budget, True
+                break
+            _count(report, *_write(generator, proposal, report.proposed))
+            on_progress(report)
     return report
 
 
@@ -116,40 +124,110 @@ def accepted(generator: TaskGenerator) -> Iterator[TrajectoryRecord]:
     return attempts(generator.store, accepted=True)
 
 
-def _proposal(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player, number: int) -> dict[str, Any]:
-    """One proposal, written but not yet committed: its outcome and counts."""
-    found: dict[str, Any] = {"outcome": "refused", "attempts": 0, "refused": {}, "statuses": {}}
-    draft = generator.draw(random.Random(f"{goal.seed}:{number}"))
+def _play(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player, number: int) -> Proposal:
+    """One proposal; nothing of it is written."""
+    before = (roles.spending.tokens, roles.spending.money)
+    rounds: list[Round] = []
+    without_task = ""
+    try:
+        for again in range(goal.rounds):
+            name = f"{goal.seed}:{number}" + (f"/{again}" if again else "")
+            task = _proposed(generator, roles, goal, number, name, again)
+            if isinstance(task, str):
+                without_task = without_task or task
+                if task == NOTHING and not again:
+                    break
+                continue
+            of_task = task_refusals(generator, task)
+            if not of_task and not _is_new(generator, task, rounds):
+                without_task = without_task or KNOWN
+                break
+            rounds.append(_attempted(generator, roles, goal, player, task, of_task, number, name))
+            if any(not one.refused for one in rounds[-1].attempts):
+                break
+    except OutOfBudget as error:
+        return Proposal(out_of_budget=str(error))
+    spent = {"tokens": roles.spending.tokens - before[0], "money": roles.spending.money - before[1]}
+    return Proposal(rounds=tuple(rounds), without_task=without_task, **spent)
+
+
+def _proposed(generator: TaskGenerator, roles: Roles, goal: Goal, number: int, name: str, again: int) -> TaskRecord | str:
+    """A task of the proposal's region, or what became of it."""
+    region = random.Random(f"{goal.seed}:{number}")
+    draft = generator.draw(random.Random(name), region) if again else generator.draw(region)
     if draft is None or not generator.is_of(draft, goal.split):
-        return found | {"outcome": "nothing drawn"}
-    task = next((one for _ in range(goal.attempts) if (one := roles.propose(generator, draft)) is not None), None)
-    if task is None:
-        return found | {"outcome": "nonsense"}
-    of_task = task_refusals(generator, task)
-    if not of_task and not is_new(generator.store, task.key, task.instruction, generator.duplicate_threshold):
-        return found | {"outcome": "known"}
-    tries = 1 if of_task else goal.attempts  # no solver mends a task; one try shows what it would have met
-    played: list[tuple[TrajectoryRecord, Mapping[str, str]]] = []
-    for attempt in range(tries):
+        return NOTHING
+    for attempt in range(goal.attempts):
+        if (task := roles.propose(generator, draft, _seed(name, "propose", attempt))) is not None:
+            return task
+    return NONSENSE
+
+
+def _attempted(
+    generator: TaskGenerator,
+    roles: Roles,
+    goal: Goal,
+    player: Player,
+    task: TaskRecord,
+    of_task: Mapping[str, str],
+    number: int,
+    name: str,
+) -> Round:
+    """The attempts at a task, until one passes, or all of them where the generator ranks its candidates."""
+    found: list[Attempt] = []
+    for attempt in range(1 if of_task else goal.attempts):  # no solver mends a task; one try shows what it would have met
         episode = generator.start_record(task)
-        seed = int(random.Random(f"{goal.seed}:{number}:{attempt}").getrandbits(31))
-        record = player.play(episode, task, generator.tools_of(task), roles.solve(generator, task, episode.opening(), seed))
-        record = trimmed(generator, record)
+        solver = roles.solve(generator, task, episode.opening(), _seed(name, attempt))
+        record = trimmed(generator, player.play(episode, task, generator.tools_of(task), solver))
         why = refusals(generator, record, of_task)
-        if not why and (veto := roles.vetoes(generator, record)):
-            why = {"verifier": veto}
+        if not why and (veto := roles.vetoes(generator, record, _seed(name, "verify", attempt))):
+            why = {VERIFIER: veto}
         told = {"generator": generator.name, "proposal": number, "attempt": attempt, "seed": goal.seed, **roles.describe()}
-        played.append((record.with_provenance(**told, checks="passed" if not why else dict(why)), why))
-        found["attempts"] += 1
-        found["statuses"][record.status] = found["statuses"].get(record.status, 0) + 1
-        for check in why:
-            found["refused"][check] = found["refused"].get(check, 0) + 1
+        found.append(Attempt(record=record.with_provenance(**told, checks="passed" if not why else dict(why)), refused=why))
         if not why and not generator.ranks_candidates:
             break
-    best = max((record for record, why in played if not why), key=rank, default=None)  # the first of equals
-    for record, why in played:
-        add_attempt(generator.store, record, accepted=record is best, reason=next(iter(why), "" if record is best else OUTRANKED))
-    return found if best is None else found | {"outcome": "accepted"}
+    return Round(task=task, is_sound=not of_task, attempts=tuple(found))
+
+
+def _is_new(generator: TaskGenerator, task: TaskRecord, earlier: Sequence[Round]) -> bool:
+    """Whether no earlier proposal had nearly the same task, and no earlier round of this one the same."""
+    if any(one.task.key == task.key for one in earlier):
+        return False
+    return is_new(generator.store, task.key, task.instruction, generator.duplicate_threshold)
+
+
+def _write(generator: TaskGenerator, proposal: Proposal, number: int) -> tuple[str, dict[str, Any]]:
+    """Write a proposal, all of it or none; returns its outcome and counts. A task may be known by now, which ends it there."""
+    store = generator.store
+    rounds: list[Round] = []
+    for one in proposal.rounds:
+        if one.is_sound and not _is_new(generator, one.task, rounds):
+            break
+        rounds.append(one)
+    outcome = REFUSED if rounds else proposal.without_task or KNOWN
+    counts: dict[str, Any] = {"attempts": 0, "refused": Counter(), "statuses": Counter(), "again": max(0, len(rounds) - 1)}
+    for one in rounds:
+        for node in generator.invented(one.task):
+            store.add(node.kind, node.name, node.body)
+        if one.is_sound:
+            remember(store, one.task.key, one.task.instruction)
+        passed = [two.record for two in one.attempts if not two.refused]
+        best = max(passed, key=rank, default=None)  # the first of equals
+        for two in one.attempts:
+            is_best = two.record is best
+            add_attempt(store, two.record, accepted=is_best, reason=next(iter(two.refused), "" if is_best else OUTRANKED))
+            counts["attempts"] += 1
+            counts["statuses"][two.record.status] += 1
+            counts["refused"].update(two.refused.keys())
+        outcome = ACCEPTED if best is not None else outcome
+    counts |= {"tokens": proposal.tokens, "money": proposal.money}
+    store.sql.execute("INSERT INTO proposals VALUES (?, ?, ?, ?)", (number, outcome, counts["attempts"], json.dumps(counts)))
+    store.commit()
+    return outcome, counts
+
+
+def _seed(*parts: object) -> int:
+    return int(random.Random(":".join(map(str, parts))).getrandbits(31))
 
 
 def rank(record: TrajectoryRecord) -> tuple[float, float, int]:
@@ -161,11 +239,10 @@ def rank(record: TrajectoryRecord) -> tuple[float, float, int]:
 def _note(generator: TaskGenerator, goal: Goal) -> None:
     """Refuse to go on with what another self-play began."""
     who = {"generator": generator.name, "settings": asdict(generator.settings), "seed": goal.seed, "split": goal.split}
-    who["attempts"] = goal.attempts
+    who |= {"attempts": goal.attempts, "rounds": goal.rounds}
     known = generator.store.noted(NOTED)
     if known is None:
         generator.store.note(NOTED, who)
-        generator.store.commit()
     elif known != json.loads(json.dumps(who)):
         changed = sorted(key for key in who if known.get(key) != json.loads(json.dumps(who[key])))
         raise UserError(
@@ -173,6 +250,7 @@ def _note(generator: TaskGenerator, goal: Goal) -> None:
             exit_code=ExitCode.SPEC,
             fix="go on with the same, or play into another graph",
         )
+    generator.store.commit()  # and what the generator wrote when it was made
 
 
 def _so_far(generator: TaskGenerator) -> Report:
@@ -184,7 +262,8 @@ def _so_far(generator: TaskGenerator) -> Report:
 
 def _count(report: Report, outcome: str, one: Mapping[str, Any]) -> None:
     report.proposed += 1
-    report.accepted += outcome == "accepted"
+    report.accepted += outcome == ACCEPTED
+    report.again += one["again"]
     report.outcomes[outcome] += 1
     report.attempts += one["attempts"]
     report.refused.update(one["refused"])

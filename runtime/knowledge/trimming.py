@@ -2,6 +2,9 @@
 
 A turn goes where every call of it could not be carried out, repeats an earlier call with the same observation, or is one that the
 generator names (a branch that was given up, say). What the model wrote elsewhere stays as it is, so nothing is put into its mouth.
+
+Of an episode that was compacted only the last context is trimmed. The notes that end every earlier one tell of its turns, the
+regressive ones among them: without those the record would teach a model to write of what it never did.
 """
 
 import json
@@ -13,22 +16,24 @@ from .records import StepRecord, TrajectoryRecord
 
 
 def trimmed(generator: TaskGenerator, record: TrajectoryRecord) -> TrajectoryRecord:
-    """The record without its regressive turns, `provenance.trimmed` saying how many; an episode that was compacted stays whole."""
-    if record.restarts:
-        return record
+    """The record without the regressive turns of its last context, `provenance.trimmed` saying how many."""
     calls: list[tuple[Call, str]] = []
     at: list[StepRecord] = [step for step in record.steps if step.call is not None and step.observation is not None]
     for step in at:
         function = record.messages[step.message]["tool_calls"][step.call]["function"]
         calls.append((_call(function), str(record.messages[step.observation or 0]["content"])))
     regressive = {place for place, step in enumerate(at) if not step.readable} | generator.regressive(record.task, calls)
+    first = max(record.restarts, default=0)  # message of the last context, which knows nothing of the observations before it
     seen: set[str] = set()
     for place, (call, observation) in enumerate(calls):
+        if at[place].message < first:
+            continue
         key = json.dumps([call.name, call.arguments, observation], sort_keys=True, default=str)
         if key in seen and not at[place].evidence:
             regressive.add(place)
         seen.add(key)
-    going = {step.message for step in at} - {step.message for place, step in enumerate(at) if place not in regressive}
+    staying = {step.message for place, step in enumerate(at) if place not in regressive or step.message < first}
+    going = {step.message for step in at} - staying
     return _without(record, going) if going else record
 
 

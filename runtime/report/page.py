@@ -101,13 +101,11 @@ def _figure(name: str, value: str, note: str) -> Markup:
 
 def _demonstrators(facts: RunFacts) -> Markup | None:
     """Said openly and before any number: what SFT learns from is not what an expert would do."""
-    synthesize = next((one for one in facts.jobs.values() if one.job.kind == "synthesize"), None)
-    if synthesize is None:
-        return None
+    writing = [one.job.settings["domains"] for one in facts.jobs.values() if one.job.kind == "synthesize"]
     rows: list[Child] = []
-    for name, domain in synthesize.job.settings["domains"].items():
+    for name, domain in (item for domains in writing for item in domains.items()):
         for source in domain["trajectories"]:
-            if source["synthesize"] and (source["habit_rate"] or source["slip_rate"]):
+            if source["habit_rate"] or source["slip_rate"]:
                 cells = (source["name"], source["synthesize"], f"{source['habit_rate']:.0%}", f"{source['slip_rate']:.0%}")
                 rows.append(tag("tr", tag("th", name, scope="row"), [tag("td", cell) for cell in cells]))
     if not rows:

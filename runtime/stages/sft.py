@@ -101,7 +101,9 @@ def _files(context: JobContext, name: str, domain: Domain, selected: str) -> lis
         if source.name != selected:
             continue
         if source.synthesize is not None:
-            url = str(context.input_folder("trajectories") / f"{name}.{source.name}.jsonl")
+            played = f"trajectories.{name}"  # by models, in a job of its own
+            folder = context.input_folder(played if played in context.job.inputs else "trajectories")
+            url = str(folder / f"{name}.{source.name}.jsonl")
             files.append(SourceFile(url=url, source=source, tools=tools))
         else:
             key = f"source.{name}.{number}"

@@ -6,8 +6,8 @@ For every domain and every source that synthesizes:
   3. write one line per demonstration to `trajectories/<domain>.<source>.jsonl`.
 Ranks write every n-th demonstration, and the first rank puts them back in order: the files do not depend on the number of ranks.
 
-A world that writes its own tasks is played with itself instead (`knowledge/selfplay.py`), on the first rank: every line is an
-episode that passed all checks. Its graph stays in the job's folder, so that an interrupted job goes on where it was.
+A world that writes its own tasks is played with itself instead (`self_play.py`): every line is an episode that passed all checks.
+What models play is a job of its own, of this kind too, after those that train the models.
 """
 
 import json
@@ -21,23 +21,18 @@ from typing import Any
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.generators import GENERATOR_WORLDS
 from ...specs.model import Domain, TrajectorySource
-from ..files import published_folder, staging_folder, sync_folder
+from ..files import published_folder, sync_folder
 from ..jobs import JobContext
-from ..knowledge.generators.base import TaskGenerator
-from ..knowledge.generators.registry import make_generator
-from ..knowledge.graph import GraphStore
-from ..knowledge.player import Bounds, Player
-from ..knowledge.records import TrajectoryRecord, write_records
-from ..knowledge.roles import Roles
-from ..knowledge.selfplay import Goal, Report, accepted, self_play
+from ..knowledge.records import TrajectoryRecord
+from ..knowledge.selfplay import Report
 from ..worlds.demonstrations import demonstrate
 from ..worlds.protocol import Task, World, WorldError
-from ..worlds.registry import open_world, verified_settings
+from ..worlds.registry import open_world
 from .on_policy import derived_seed
+from .self_play import Source, play
 
 PARTS = ".staging-parts"
 PROGRESS_EVERY = 200  # demonstrations
-MOST_TURNS = 512  # of an episode of self-play
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +41,9 @@ class Assignment:
 
     name: str
     domain: str
+    block: Domain
     source: TrajectorySource
-    world: World | None  # None where the first rank alone plays it
+    world: World | None  # None where it is played with itself
     tasks: list[Task]
 
 
@@ -63,12 +59,12 @@ def run(context: JobContext) -> None:
     self_played: dict[str, Any] = {}
     for one in assignments:
         count = one.source.synthesize or 0
-        if isinstance(one.world, TaskGenerator):
-            self_played[one.name] = _self_play(context, one, own / one.name, done, total)
+        if one.world is None:
+            self_played[one.name] = _self_play(context, one, parts, own / one.name, done, total)
             done += count
             continue
         with (own / one.name).open("w", encoding="utf-8") as stream:
-            for number in range(context.rank, count if one.world else 0, context.world_size):
+            for number in range(context.rank, count, context.world_size):
                 stream.write(_demonstration(context, one, number).line())
                 if number // context.world_size % PROGRESS_EVERY == 0:
                     context.progress(done + number, total, "demonstrations")
@@ -121,8 +117,7 @@ def _assignments(context: JobContext) -> Iterator[Assignment]:
                 continue
             file = f"{name}.{source.name}.jsonl"
             if world is None:
-                own = _generator(context, name, domain, source) if context.is_first_rank else None
-                yield Assignment(name=file, domain=name, source=source, world=own, tasks=[])
+                yield Assignment(name=file, domain=name, block=domain, source=source, world=None, tasks=[])
                 continue
             wanted = domain.prompts.train if domain.prompts else source.synthesize
             try:
@@ -130,44 +125,19 @@ def _assignments(context: JobContext) -> Iterator[Assignment]:
             except WorldError as error:
                 raise UserError(f"domain `{name}`: {error}", exit_code=ExitCode.SPEC) from error
             order = task_order(len(tasks), source.synthesize, derived_seed(context.job.seed, name, source.name))
-            yield Assignment(name=file, domain=name, source=source, world=world, tasks=[tasks[place] for place in order])
+            drawn = [tasks[place] for place in order]
+            yield Assignment(name=file, domain=name, block=domain, source=source, world=world, tasks=drawn)
 
 
-def _generator(context: JobContext, name: str, domain: Domain, source: TrajectorySource) -> TaskGenerator:
-    """The generator of a domain over a graph of its own in the job's folder: a copy of the user's, or one that it fills."""
-    assert domain.world is not None
-    settings = verified_settings(context, name, domain)
-    path = context.folder / f"{name}.{source.name}.sqlite"
-    if settings.get("graph") and not path.exists():
-        with GraphStore.open(settings["graph"]) as given:
-            given.publish(str(staging_folder(path)))
-        staging_folder(path).rename(path)
-    return make_generator(domain.world, settings, GraphStore.create(path))
-
-
-def _self_play(context: JobContext, one: Assignment, path: Path, done: int, total: int) -> dict[str, Any]:
-    """Play until there are enough accepted episodes, write them, and say what became of the proposals.
-
-    Raises:
-        UserError: too few proposals are accepted (exit 3).
-    """
-    assert isinstance(one.world, TaskGenerator) and one.source.synthesize is not None
-    roles = Roles(slip_rate=one.source.slip_rate, guess_rate=one.source.habit_rate)
-    goal = Goal(accepted=one.source.synthesize, seed=derived_seed(context.job.seed, one.domain, one.source.name))
+def _self_play(context: JobContext, one: Assignment, parts: Path, path: Path, done: int, total: int) -> dict[str, Any]:
+    """Play a source; says what became of the proposals. Collective."""
 
     def on_progress(report: Report) -> None:
-        if report.proposed % PROGRESS_EVERY == 0:
+        if one.source.is_played or report.proposed % PROGRESS_EVERY == 0:
             context.progress(done + report.accepted, total, "demonstrations")
 
-    report = self_play(one.world, roles, goal, Player(Bounds(turns=MOST_TURNS)), on_progress)
-    if report.stopped:
-        raise UserError(
-            f"domain `{one.domain}`: {report.stopped}",
-            exit_code=ExitCode.SPEC,
-            fix="ask for fewer, lower `slip_rate` or `habit_rate`, or enlarge the world's settings",
-        )
-    write_records(str(path), accepted(one.world))
-    return report.as_json()
+    source = Source(name=one.domain, domain=one.block, source=one.source)
+    return play(context, source, parts, path, on_progress).as_json()
 
 
 def _demonstration(context: JobContext, one: Assignment, number: int) -> TrajectoryRecord:

@@ -6,9 +6,9 @@ from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.generators import GENERATOR_WORLDS
+from ...specs.self_play import PLAYERS, Budget
 from .form import Verb, print_json
 
-ROLES = ("proposer", "solver", "verifier")
 PROGRESS_EVERY = 50  # proposals
 
 
@@ -24,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the generator")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--attempts", type=int, default=2, help="attempts at each task (default 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="tasks proposed of a region until one is accepted (default 2)")
     parser.add_argument("--turns", type=int, default=64, help="most turns of an episode (default 64)")
     parser.add_argument("--context-tokens", type=int, default=131_072, help="most tokens of a context (default 131072)")
     parser.add_argument("--slip-rate", type=float, default=0.0, help="how often the scripted solver slips (default 0)")
-    for role in ROLES:
+    for role in PLAYERS:
         parser.add_argument(f"--{role}", metavar="URL_ENV:MODEL", help=f"an OpenAI-compatible endpoint as {role}; else a program")
     parser.add_argument("--key-env", help="variable that holds the endpoints' key")
     parser.add_argument("--remote", action="store_true", help="consent to send tasks and episodes to another machine")
@@ -45,19 +46,19 @@ def run(options: argparse.Namespace) -> int:
     from ..knowledge.graph import GraphStore
     from ..knowledge.player import Bounds, Player
     from ..knowledge.records import write_records
-    from ..knowledge.roles import Roles
+    from ..knowledge.roles import Roles, Spending
     from ..knowledge.selfplay import Goal, Report, accepted, self_play
 
     def on_progress(report: Report) -> None:
         if report.proposed % PROGRESS_EVERY == 0:
             print(f"{report.accepted} of {options.accepted} accepted, {report.proposed} proposed", file=sys.stderr)
 
-    budget = _budget(options)
-    models = {role: _model(options, role) for role in ROLES}
+    spending = Spending(_budget(options))
+    models = {role: _model(options, role) for role in PLAYERS}
     with GraphStore.create(options.graph) as store:
         generator = make_generator(options.generator, _settings(options.set), store)
-        goal = Goal(accepted=options.accepted, seed=options.seed, attempts=options.attempts, split=None)
-        roles = Roles(**models, budget=budget, slip_rate=options.slip_rate)
+        goal = Goal(accepted=options.accepted, seed=options.seed, attempts=options.attempts, rounds=options.rounds, split=None)
+        roles = Roles(**models, spending=spending, slip_rate=options.slip_rate)
         bounds = Bounds(turns=options.turns, context_tokens=options.context_tokens)
         report = self_play(generator, roles, goal, Player(bounds), on_progress)
         written = write_records(options.output, accepted(generator))
@@ -87,9 +88,7 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _budget(options: argparse.Namespace) -> Any:
-    from ..knowledge.roles import Budget
-
+def _budget(options: argparse.Namespace) -> Budget:
     try:
         read, written = map(float, options.prices.split(","))
     except ValueError as error:

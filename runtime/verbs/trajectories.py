@@ -110,7 +110,7 @@ def _training_files(spec: Any, root: Path, run_folder: Path | None) -> Iterator[
             if source.path is not None:
                 yield absolute_url(source.path, root), replace(source, minimum_reward=None)
             elif run_folder is not None:
-                written = sorted(run_folder.glob(f"jobs/synthesize-*/trajectories/{name}.{source.name}.jsonl"))
+                written = sorted(run_folder.glob(f"jobs/synthesize*/trajectories/{name}.{source.name}.jsonl"))
                 yield from ((str(path), replace(source, synthesize=None, path=str(path))) for path in written)
 
 

@@ -2,6 +2,9 @@
 
 The corpus is a set of facts `subject --relation--> value`, one value for each pair. An action names what it observes. A task is
 a region of the graph: a walk over facts, or a set of facts, together with the verifiers that decide it.
+It is no view on the store of `knowledge/graph.py`: that one keeps, searches and verifies what was played, by content address in a
+file, and has neither a relation's one value nor a random walk. All that the two would share is the word; a world here is a pure
+function of its settings, made anew by every process, and needs no file.
 Source: the Agents-A1 report (arXiv 2606.30616), section on the knowledge-action infrastructure.
 """
 

@@ -63,7 +63,7 @@ def play(name: str, solver: str, accepted: int, on_progress: object = lambda rep
         generator = make_generator(name, {}, store)
         start, began = cpu_seconds(), time.monotonic()
         player = Player(Bounds(tool_seconds=300.0))
-        report = self_play(generator, SOLVERS[solver], Goal(accepted=accepted), player, on_progress)
+        report = self_play(generator, SOLVERS[solver], Goal(accepted=accepted, rounds=1), player, on_progress)
         seconds, clock = cpu_seconds() - start, time.monotonic() - began
     return {
         "generator": name,

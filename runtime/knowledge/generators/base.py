@@ -20,7 +20,7 @@ from typing import Any
 from ....specs.model import ASK_FOR_ANSWER
 from ...worlds.base import ERROR, PATIENCE, Answer, Call, Unreadable, is_heldout, message_of
 from ...worlds.protocol import Message, SimulatedUser, Split, Step, Task, WorldError
-from ..graph import GraphStore
+from ..graph import GraphStore, Node
 from ..records import TaskRecord
 
 WRONG = "none of these"  # an answer that no task of any generator has
@@ -63,8 +63,12 @@ class TaskGenerator(ABC):
         """Fill a graph that holds nothing to draw from with what the generator invents."""
 
     @abstractmethod
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        """A task from a random region; None where the draw led nowhere."""
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        """A task from a random region; None where the draw led nowhere. It writes nothing into the graph.
+
+        Args:
+            region: decides the region alone, so that another task can be drawn from it; left out, `rng` decides that too.
+        """
 
     @abstractmethod
     def serve(self, task: TaskRecord, state: Any, call: Call) -> Shown:
@@ -124,8 +128,16 @@ class TaskGenerator(ABC):
 
     def described(self, task: TaskRecord) -> list[str]:
         """The region of a task in words, for a proposer that writes the instruction anew."""
-        nodes = (self.store.node(identity) for identity in task.evidence)
-        return [f"{node.name}: {node.body}" for node in nodes if node is not None]
+        return [f"{node.name}: {node.body}" for node in self.region(task) if node is not None]
+
+    def region(self, task: TaskRecord) -> list[Node | None]:
+        """The nodes of a task's evidence; None for what is not in the graph."""
+        invented = {node.id: node for node in self.invented(task)}
+        return [invented.get(identity) or self.store.node(identity) for identity in task.evidence]
+
+    def invented(self, task: TaskRecord) -> list[Node]:
+        """Nodes of a task's evidence that were drawn with it, and that the graph does not hold before the task."""
+        return []
 
     def task_of(self, task: Task) -> TaskRecord:
         """The record that a world's task stands for."""

@@ -142,8 +142,9 @@ class Constraints(TaskGenerator):
             store.add("constraint", name, rule.says)
         store.commit()
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        kinds = rng.sample([kind for kind in RULES if kind != "topic"], rng.randint(self.settings.fewest, self.settings.most))
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        region = region or rng
+        kinds = region.sample([kind for kind in RULES if kind != "topic"], region.randint(self.settings.fewest, self.settings.most))
         if any(apart <= set(kinds) for apart in APART):
             return None
         wanted = rng.sample(_WORDS, 4)

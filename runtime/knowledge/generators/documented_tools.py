@@ -111,10 +111,11 @@ class DocumentedTools(TaskGenerator):
         """The functions of the services that a task is about."""
         return [one.schema for one in self.functions.values() if one.service in task.payload["services"]]
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        wanted = (region or rng).choice([*self.functions])
         states = initial_state(rng)
         calls: list[dict[str, Any]] = []
-        if self._plan(rng, (rng.choice([*self.functions]),), calls, states) is None or len(calls) < 2:
+        if self._plan(rng, (wanted,), calls, states) is None or len(calls) < 2:
             return None
         services = {self.functions[call["name"]].service: None for call in calls}
         leaves = [

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from ....specs.generators import EngineeringTreeSettings
 from ...worlds.base import Call, Unreadable
-from ..graph import GraphStore
+from ..graph import GraphStore, Node
 from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, tool
 from .programs import Programs
@@ -64,8 +64,8 @@ class EngineeringTree(TaskGenerator):
         self._programs = Programs(seconds=RUN_SECONDS, memory_mib=RUN_MIB, characters=MOST_OUTPUT)
         self._public = store.add("constraint", "public rows", "A node counts once its score on the public rows is known.")
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        names = rng.sample(_NAMES, self.settings.columns)
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        names = (region or rng).sample(_NAMES, self.settings.columns)
         table = {"seed": rng.getrandbits(31), "columns": len(names)}
         words = f"table {table['seed']} with columns {', '.join(names)}"
         bound = self.settings.bound
@@ -73,18 +73,20 @@ class EngineeringTree(TaskGenerator):
             f"Predict the column target of {words}, from the other columns. Hand in a node of the tree whose program "
             f"defines predict(train, rows), and reaches R2 {bound:g} on rows that you do not see. Say done when the answer is set."
         )
-        data = self.store.add("fact", f"table {table['seed']}", self._summary(json.dumps(table), names))
         task = TaskRecord(
             instruction=instruction,
             domain=self.name,
             key=instruction,
             target=f"R2 {bound:g}",
-            evidence=(data, self._public),
+            evidence=(self._data(table, names).id, self._public),
             verifiers=("outcome",),
             payload={"table": table, "names": names, "bound": bound},
         )
         # Some tables are noise, or a straight line: neither makes a task.
         return task if self._reached(task, "pairs") and not self._reached(task, "linear") else None
+
+    def invented(self, task: TaskRecord) -> list[Node]:
+        return [self._data(task.payload["table"], task.payload["names"])]
 
     def begin(self, task: TaskRecord) -> _Tree:
         return _Tree()
@@ -244,6 +246,10 @@ class EngineeringTree(TaskGenerator):
             train = [((*row, *(a * b for i, a in enumerate(row) for b in row[i:])), label) for row, label in train]
         predict = mean if program == "mean" else linear
         return r2(predict(train, pairs if program == "pairs" else rows), labels) >= task.payload["bound"]
+
+    def _data(self, table: Mapping[str, int], names: Sequence[str]) -> Node:
+        """What is known of a table, as a fact."""
+        return Node.of("fact", f"table {table['seed']}", self._summary(json.dumps(table), names))
 
     def _summary(self, table: str, names: Sequence[str]) -> str:
         first = "\n".join(" ".join(f"{value:.2f}" for value in (*row, label)) for row, label in self._table(table)["train"][:3])

@@ -82,8 +82,8 @@ class LongContext(TaskGenerator):
             store.add("constraint", "rule", f"Where two entries of a toll disagree, {words}")
         store.commit()
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        places = rng.sample(sorted(self._entries), min(self.settings.documents, len(self._entries)))
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        places = (region or rng).sample(sorted(self._entries), min(self.settings.documents, len(self._entries)))
         place, (words, choose) = places[0], rng.choice(_RULES)
         entries = self._entries[place]
         right = choose(entries, key=lambda entry: entry[1])[2]

@@ -110,12 +110,13 @@ class ScienceRewrites(TaskGenerator):
                 )
         store.commit()
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        form = rng.choice(FORMS)
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        region = region or rng
+        form = region.choice(FORMS)
         found = self._materials(form, set())
         if not found:
             return None
-        material = rng.choice(found)
+        material = region.choice(found)
         given = {name: rng.randint(*bounds) for name, bounds in form.given.items()}
         degrees = rng.choice([one for one in range(DEGREES[0], DEGREES[1] + 1) if abs(one - 20) > 4])
         evidence = [node for kind in self._sources(form, material) for node in kind]

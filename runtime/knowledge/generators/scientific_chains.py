@@ -103,8 +103,8 @@ class ScientificChains(TaskGenerator):
             store.link("produces", action, store.add("entity", function.gives))
         store.commit()
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        target = rng.choice(tuple(TARGETS))
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        target = (region or rng).choice(tuple(TARGETS))
         chain = chain_of(target)
         if len(chain) < self.settings.fewest_calls:
             return None

@@ -60,10 +60,10 @@ class SearchWalks(TaskGenerator):
             add_pages(store, encyclopedia(settings.pages, settings.page_words, settings.corpus_seed), "encyclopedia")
             store.commit()
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
         if not self._places:
             return None
-        start = self._at(rng.choice(self._places))
+        start = self._at((region or rng).choice(self._places))
         if not self._usable(start):
             return None
         clue = self._clue(start, rng)

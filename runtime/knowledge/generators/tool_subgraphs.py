@@ -127,10 +127,11 @@ class ToolSubgraphs(TaskGenerator):
                 above = below
         store.commit()
 
-    def draw(self, rng: random.Random) -> TaskRecord | None:
-        chain = rng.choice(CHAINS)
-        depth = rng.randint(2, len(chain) - 1)
-        person, row = rng.choice([*self._rows[chain[0]].items()])
+    def draw(self, rng: random.Random, region: random.Random | None = None) -> TaskRecord | None:
+        region = region or rng
+        chain = region.choice(CHAINS)
+        depth = region.randint(2, len(chain) - 1)
+        person, row = region.choice([*self._rows[chain[0]].items()])
         way, colors = [person], []
         for resource in chain[1 : depth + 1]:
             found = self._children(resource, way[-1])

@@ -197,7 +197,7 @@ def test_a_full_context_is_compacted_and_the_solver_goes_on_from_its_notes() -> 
     class Chat:
         asked: list[list[Message]] = []  # noqa: RUF012
 
-        def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply:
+        def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
             self.asked.append(list(messages))
             said = call(len(self.asked))
             if messages[-1]["content"] == COMPACT:
@@ -208,7 +208,7 @@ def test_a_full_context_is_compacted_and_the_solver_goes_on_from_its_notes() -> 
 
     chat, bench = Chat(), Bench(tool=lambda: "x" * 4000)
     player = Player(Bounds(context_tokens=10_000))
-    record = player.play(bench, TASK, (), ModelSolver(chat, bench.opening(), ()))
+    record = player.play(bench, TASK, (), ModelSolver(chat, bench.opening(), (), seed=0))
     assert record.status == "answered" and len(record.restarts) == 3
     assert max(sum(len(str(one["content"])) // 4 for one in asked) for asked in chat.asked) < 10_000
     contexts = record.contexts()

@@ -11,10 +11,11 @@ from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.engines.endpoint import Patience, endpoint_of
 from polymath.runtime.engines.protocol import Generation, SamplingSettings
+from polymath.runtime.knowledge.branches import attempts
 from polymath.runtime.knowledge.endpoint_chat import EndpointChat
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.graph import GraphStore
-from polymath.runtime.knowledge.records import read_records
+from polymath.runtime.knowledge.records import read_records, written_by_model
 from polymath.runtime.knowledge.roles import EngineChat, Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
 from polymath.specs.diagnostics import UserError
@@ -46,8 +47,8 @@ def remembering(generator: Any) -> Any:
     generator.drawn = []
     draw = generator.draw
 
-    def drawing(rng: Any) -> Any:
-        task = draw(rng)
+    def drawing(*rngs: Any) -> Any:
+        task = draw(*rngs)
         if task is not None:
             generator.drawn.append(task)
         return task
@@ -79,7 +80,7 @@ def test_an_endpoint_solves_with_tools_and_its_tokens_are_counted(tmp_path: Path
     assert report.accepted == 3 and report.tokens == 10 * sum(
         one["role"] == "assistant" for record in accepted(generator) for one in record.messages
     )
-    assert all(record.provenance["solver"] == "EndpointChat" for record in accepted(generator))
+    assert all(record.provenance["solver"] == "m" for record in accepted(generator))
 
 
 @pytest.mark.parametrize(
@@ -87,10 +88,13 @@ def test_an_endpoint_solves_with_tools_and_its_tokens_are_counted(tmp_path: Path
     [b"", b"hello", b"{}", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}', b"[" * 100_000, b"\xff\xfe"],
 )
 def test_an_endpoint_that_answers_nonsense_is_an_outcome(body: bytes, tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
     with serving(lambda handler, question: send(handler, body)) as url:
-        report = self_play(chains(tmp_path / "a.sqlite"), Roles(solver=endpoint(url)), Goal(accepted=1, attempts=1, patience=2))
+        report = self_play(generator, Roles(solver=endpoint(url)), Goal(accepted=1, attempts=1, rounds=1, patience=2))
     assert report.accepted == 0 and report.attempts > 0
     assert report.statuses == {"solver: the endpoint wrote nonsense": report.attempts}
+    refused = list(attempts(generator.store, accepted=False))
+    assert len(refused) == report.attempts and not any(written_by_model(one) for record in refused for one in record.messages)
 
 
 def test_an_endpoint_that_refuses_stops_the_run_which_goes_on_later(tmp_path: Path) -> None:
@@ -130,7 +134,14 @@ def test_the_student_solves_through_the_engine_protocol(tmp_path: Path) -> None:
             self.turns += 1
             return [Generation(ids=tuple(ids), logprobs=(0.0,) * len(ids), stopped=self.turns % 7 != 0)]
 
-    chat = EngineChat(Student(), lambda tools: renderer, SamplingSettings(temperature=1.0, top_p=1.0), 256, seed=0)
+    chat = EngineChat(
+        "student.sft",
+        Student(),
+        lambda tools: renderer,
+        SamplingSettings(temperature=1.0, top_p=1.0),
+        response_tokens=256,
+        context_tokens=4096,
+    )
     report = self_play(generator, Roles(solver=chat), Goal(accepted=3, attempts=3))
     assert report.accepted == 3 and report.statuses["solver: cut off"] > 0
 

@@ -16,9 +16,10 @@ from polymath.runtime.knowledge.checks import CHECKS
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.player import SolverFailure
-from polymath.runtime.knowledge.roles import Budget, Reply, Roles
+from polymath.runtime.knowledge.roles import Reply, Roles, Spending
 from polymath.runtime.knowledge.selfplay import Goal, accepted, rank, self_play
 from polymath.specs.diagnostics import UserError
+from polymath.specs.self_play import Budget
 
 IMPERFECT = Roles(slip_rate=0.1, guess_rate=0.2)
 
@@ -30,10 +31,12 @@ def chains(path: Path) -> Any:
 class Says:
     """A chat model that says what it is told to, then the last thing again."""
 
+    name = "says"
+
     def __init__(self, *texts: Any) -> None:
         self.texts, self.asked = list(texts), []
 
-    def reply(self, messages: Sequence[Any], tools: Sequence[Any]) -> Reply:
+    def reply(self, messages: Sequence[Any], tools: Sequence[Any], seed: int) -> Reply:
         self.asked.append(list(messages))
         text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
         if isinstance(text, Exception):
@@ -157,20 +160,20 @@ def test_budgets_of_tokens_and_money_stop_it_and_it_goes_on_with_more(tmp_path: 
     for number, bound in enumerate(({"tokens": 1000}, {"money": 0.01, "read_price": 10.0})):
         generator = chains(tmp_path / f"{number}.sqlite")
         solver = Says("unknown")
-        report = self_play(generator, Roles(solver=solver, budget=Budget(**bound)), Goal(accepted=5))
+        report = self_play(generator, Roles(solver=solver, spending=Spending(Budget(**bound))), Goal(accepted=5))
         assert "1100 of 1000 tokens are used" in report.stopped or "are spent" in report.stopped
         assert len(solver.asked) == 10 and report.attempts <= 10
         more = self_play(
-            generator, Roles(solver=solver, budget=Budget(**{**bound, "tokens": 2000, "money": 1.0})), Goal(accepted=5)
+            generator, Roles(solver=solver, spending=Spending(Budget(**{**bound, "tokens": 2000, "money": 1.0}))), Goal(accepted=5)
         )
         assert more.attempts > report.attempts and more.tokens >= report.tokens
 
 
 def test_requests_are_spread_over_time() -> None:
-    budget = Budget(requests_per_minute=1200)
+    spending = Spending(Budget(requests_per_minute=1200))
     start = time.monotonic()
     for _ in range(5):
-        budget.wait()
+        spending.wait()
     assert time.monotonic() - start >= 0.2
 
 
@@ -208,3 +211,25 @@ def test_a_task_that_is_nearly_an_earlier_one_is_known(tmp_path: Path) -> None:
     generator.duplicate_threshold = 0.5
     report = self_play(generator, Roles(), Goal(accepted=20, patience=20))
     assert report.outcomes["known"] > 0
+
+
+def test_a_refused_region_is_proposed_again_as_another_task_so_often_and_counted(tmp_path: Path) -> None:
+    generator = chains(tmp_path / "a.sqlite")
+    report = self_play(generator, Roles(guess_rate=1.0), Goal(accepted=1, attempts=1, rounds=3, patience=10))
+    assert report.accepted == 0 and report.proposed == 10
+    by_proposal: dict[int, list[Any]] = {}
+    for record in attempts(generator.store, accepted=False):
+        by_proposal.setdefault(record.provenance["proposal"], []).append(record.task)
+    assert report.again == sum(len(tasks) - 1 for tasks in by_proposal.values()) > 0
+    assert max(len(tasks) for tasks in by_proposal.values()) == 3
+    for tasks in by_proposal.values():
+        assert len({task.key for task in tasks}) == len(tasks), "another task"
+        assert len({tuple(task.payload["quantities"]) for task in tasks}) == 1, "of the same region"
+
+
+def test_more_rounds_accept_more_of_as_many_proposals(tmp_path: Path) -> None:
+    once, thrice = (
+        self_play(chains(tmp_path / f"{rounds}.sqlite"), Roles(guess_rate=0.6), Goal(accepted=20, attempts=1, rounds=rounds))
+        for rounds in (1, 3)
+    )
+    assert once.again == 0 < thrice.again and thrice.proposed < once.proposed

@@ -1,6 +1,9 @@
 """Demonstrations: the same files however many ranks write them, of training tasks only."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.jobs import is_done
+from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.stages.synthesize import run, task_order
 from polymath.runtime.worlds.base import is_heldout
 from polymath.runtime.worlds.registry import make_world
@@ -80,14 +84,38 @@ def test_a_written_demonstration_reads_as_the_model_will_act(make_context: MakeC
         assert as_written == Renderer(tokenizer, world.tools).render(line["messages"])
 
 
-def test_a_world_that_writes_its_own_tasks_is_played_with_itself(make_context: MakeContext) -> None:
-    domain = {**tools_domain(TrajectorySource(name="default", synthesize=12, slip_rate=0.1)), "world": "tool_subgraphs"}
-    domain["settings"] = {"people": 40}
+def self_played(make_context: MakeContext, run_name: str, world_size: int, world: str, source: TrajectorySource) -> Path:
+    """The folder of a job whose ranks play together, each in a thread."""
+    domain = {**tools_domain(source), "world": world}
     job = job_of("synthesize", "synthesize", {"domains": {"tools": domain}})
-    contexts = [make_context(job, run="run", rank=rank, world_size=2) for rank in range(2)]
-    for context in reversed(contexts):
-        run(context)
-    folder = contexts[0].folder
+    barrier = threading.Barrier(world_size, timeout=30)
+    contexts = [make_context(job, run=run_name, rank=rank, world_size=world_size) for rank in range(world_size)]
+    with ThreadPoolExecutor(world_size) as pool:
+        for done in [pool.submit(run, replace(context, barrier=barrier.wait)) for context in contexts]:
+            done.result()
+    return contexts[0].folder
+
+
+def graph_of(folder: Path) -> list[Any]:
+    """What self-play wrote into the graph of a job."""
+    with GraphStore.open(str(folder / "tools.default.sqlite")) as store:
+        tables = ("nodes", "edges", "steps", "attempts", "proposals", "bands", "signatures")
+        return [store.sql.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in tables]
+
+
+@pytest.mark.parametrize("world", ["scientific_chains", "constraints"])
+def test_what_is_played_does_not_depend_on_the_number_of_ranks(make_context: MakeContext, world: str) -> None:
+    source = TrajectorySource(name="default", synthesize=20, slip_rate=0.15, habit_rate=0.2)
+    alone, three = (self_played(make_context, f"run{ranks}", ranks, world, source) for ranks in (1, 3))
+    name = "trajectories/tools.default.jsonl"
+    assert (alone / name).read_bytes() == (three / name).read_bytes() and len(lines(alone / name)) == 20
+    assert graph_of(alone) == graph_of(three)
+    assert json.loads((alone / "result.json").read_text()) == json.loads((three / "result.json").read_text())
+    assert not list(three.glob(".staging-*"))
+
+
+def test_a_world_that_writes_its_own_tasks_is_played_with_itself(make_context: MakeContext) -> None:
+    folder = self_played(make_context, "run", 2, "tool_subgraphs", TrajectorySource(name="default", synthesize=12, slip_rate=0.1))
     written = lines(folder / "trajectories" / "tools.default.jsonl")
     assert len(written) == 12 and all(line["reward"] == 1.0 for line in written)
     assert not any(is_heldout("tool_subgraphs", line["task"]["key"]) for line in written)
