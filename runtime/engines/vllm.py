@@ -74,6 +74,7 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
         if placed.weights in TRAINERS:  # what takes weights from a GPU is a process of ours, and the first rank tells all of them
             told = [connected(name, number) for number in copies] if context.is_first_rank else []
             transfer = Transfer(placed.weights, context, cast("list[ProcessEngine]", told), placed.tensor)
+            context.cleanup.callback(transfer.close)
         engine = connected(name, copies[context.rank % len(copies)])
         engines[name] = SharedEngine(engine, context, owns_copy=context.rank < len(copies), transfer=transfer)
     context.barrier()

@@ -51,6 +51,13 @@ class Transfer:
         agreed(self._context, self._send)
         self._weights.current = {}
 
+    def close(self) -> None:
+        """Leave the copies, which may end then."""
+        if self._trainer is not None:
+            self._trainer.shutdown()
+            self._trainer = None
+        self._copies.close()
+
     def _send(self) -> None:
         if self._backend != "ipc" and not self._context.is_first_rank:
             return  # the first rank has all that is sent; CUDA IPC shares the memory of every rank's own device
@@ -121,6 +128,11 @@ class Copies:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Take up what was received, forget every cached prefix, and only then tell the policy's version."""
         self._tell("finish")
+
+    def close(self) -> None:
+        """Ask them no more."""
+        for engine in self._engines:
+            engine.close()
 
     def _tell(self, step: str, infos: Sequence[Mapping[str, Any]] | None = None) -> None:
         with ThreadPoolExecutor(max(1, len(self._engines))) as pool:

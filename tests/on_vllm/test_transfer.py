@@ -6,24 +6,25 @@ NCCL and CUDA IPC need GPUs. Here vLLM's NCCL engines run on both sides, real wo
 import ast
 import inspect
 import textwrap
-import types
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conformance.engines import Models, lacks, make_models, settings_of
+from conformance.engines import Models, lacks, make_models
 from end_to_end.polymath import REPOSITORY
+from on_policy_runs import make_run
+from polymath.compiler.plan import Role
 from polymath.runtime.engines import vllm_transfer
 from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.shared import SharedEngine
-from polymath.runtime.engines.vllm import connect, start_worker
+from polymath.runtime.engines.vllm import open_vllm
 from polymath.runtime.engines.vllm_launch import PYTHON, free_port
 from polymath.runtime.engines.vllm_process import ProcessEngine
 from polymath.runtime.engines.vllm_weights import WeightSync
+from polymath.specs.machine import Engines
 
 from .transfer_worker import interpreter, trainer_endpoint
 
@@ -41,38 +42,36 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="module")
-def copies(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ProcessEngine]]:
-    """Two copies of the first model, each in a process of its own."""
-    root = tmp_path_factory.mktemp("copies")
-    with ExitStack() as cleanup, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PYTHON, interpreter(root))
-        settings = replace(settings_of(models.folders["first"]), transfer="nccl")
-        started = [start_worker(settings, root / f"{number}.log", cleanup) for number in range(COPIES)]
-        found = []
-        for copy in started:
-            copy.wait()
-            engine = connect(copy.facts, models.folders["first"], models.tokenizer)
-            cleanup.callback(engine.close)
-            found.append(engine)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def shared(copies: list[ProcessEngine]) -> Iterator[SharedEngine]:
-    """The engine as the first rank of a job has it."""
+def shared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedEngine]:
+    """Two copies of the first model, each in a process of its own, opened as a job on GPUs opens them for its only rank."""
     from vllm.distributed.weight_transfer import nccl_engine
 
     def trainer(rank: int, workers: int, weights: Any) -> Any:
         address = {"master_address": "127.0.0.1", "master_port": free_port(), "world_size": 1 + workers}
         return nccl_engine.NCCLTrainerInitInfo(rank=rank, packed=False, **address)  # packed buffers are CUDA's
 
-    context: Any = types.SimpleNamespace(rank=0, is_first_rank=True, any_rank=bool)
+    root = tmp_path_factory.mktemp("copies")
+    role = Role(devices=1, torchrun=(), environment={})
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PYTHON, interpreter(root))
         patch.setattr(nccl_engine, "open_trainer_endpoint", trainer_endpoint)
         patch.setattr(torch.cuda, "current_stream", lambda: None)
         patch.setitem(vllm_transfer.TRAINERS, "nccl", trainer)
-        transfer = vllm_transfer.Transfer("nccl", context, copies, tensor=1)
-        yield SharedEngine(copies[0], context, owns_copy=True, transfer=transfer)
+        context = make_run(root, {"student": models.folders["first"]}, patch, engines=Engines(rollout="vllm"))
+        settings = {**context.job.settings, "domains": {"one": {"limits": {"context_tokens": len(SEQUENCE) + 1}}}}
+        roles = {"trainer": role, "rollout": replace(role, devices=COPIES, engine="vllm", weights="nccl")}
+        context = replace(context, job=replace(context.job, settings=settings, roles=roles))
+        with context.cleanup:
+            yield open_vllm(context, "rollout", {"policy": models.folders["first"]}, models.tokenizer)["policy"]
+
+
+@pytest.fixture(scope="module")
+def copies(shared: SharedEngine) -> Sequence[ProcessEngine]:
+    """Each of them, to be asked what it says."""
+    transfer = shared._transfer
+    assert isinstance(transfer, vllm_transfer.Transfer)
+    assert len(transfer._copies._engines) == COPIES
+    return transfer._copies._engines
 
 
 def _gap(engine: ProcessEngine, models: Models, name: str) -> float:
@@ -83,7 +82,7 @@ def _gap(engine: ProcessEngine, models: Models, name: str) -> float:
 
 
 def test_every_copy_scores_with_the_weights_that_were_sent_and_tells_their_version(
-    shared: SharedEngine, copies: list[ProcessEngine], models: Models
+    shared: SharedEngine, copies: Sequence[ProcessEngine], models: Models
 ) -> None:
     for version, name in ((1, "second"), (2, "first"), (3, "second")):
         shared.load_weights(models.weights(name), policy_version=version)
