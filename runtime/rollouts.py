@@ -3,8 +3,8 @@
 What it does: an episode's next turn is generated, read by the renderer, answered by its world and extended, until the world is
 done or a limit of the domain ends it. Token ids are only ever appended, but for the one turn that a forced answer rolls back;
 nothing is tokenised twice. An embedded engine plays in lockstep: the next turn of every live episode is one batch. An engine that
-takes many requests plays side by side: every episode goes on as soon as its own turn and its own world are done, at most
-`EPISODES_AT_ONCE` of them.
+takes many requests plays side by side: every episode goes on as soon as its own turn and its own world are done. Either way at most
+`EPISODES_AT_ONCE` are open; of a finished one only its tokens, messages and verdicts are kept.
 What it does not do: choose tasks, score for a teacher, or train.
 
 Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. FORCED, the same after a limit on turns,
@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Literal, cast
@@ -36,7 +36,7 @@ from .worlds.protocol import Episode, Message, SimulatedUser, Step, TalkingEpiso
 
 RETRIES = 2
 ANSWERED = ("COMPLETED", "FORCED")
-EPISODES_AT_ONCE = 256  # side by side, per rank
+EPISODES_AT_ONCE = 256  # open, per rank
 TELL_SECONDS = 0.5  # between two words on how far they are
 Status = Literal["COMPLETED", "FORCED", "TRUNCATED", "ABORTED"]
 
@@ -133,27 +133,29 @@ def _progress(playing: Sequence["_Play"]) -> RolloutProgress:
 def _in_lockstep(
     engine: Engine, playing: Sequence["_Play"], sampling: SamplingSettings, seed: int, tell: Callable[[], None]
 ) -> None:
-    """One batch a turn."""
-    for play in playing:
-        play.guard(play.open)
+    """One batch a turn, in waves: a wave of the same rows to its end lets an engine keep what it has read of them."""
     turn = 0
-    while live := [play for play in playing if play.status is None]:
-        turn += 1
-        try:
-            generations = engine.generate(
-                [play.ids for play in live],
-                limits=[play.turn_limit for play in live],
-                sampling=sampling,
-                stop_ids=sorted({play.renderer.tokenizer.end_of_turn_id for play in live}),
-                seed=_turn_seed(seed, turn),
-            )
-        except EngineInterrupted as cause:
-            for play in live:
-                play.abort(cause)
-            continue
-        for play, generation in zip(live, generations, strict=True):
-            play.guard(partial(play.take_turn, generation))
-        tell()
+    for first in range(0, len(playing), EPISODES_AT_ONCE):
+        wave = playing[first : first + EPISODES_AT_ONCE]
+        for play in wave:
+            play.guard(play.open)
+        while live := [play for play in wave if play.status is None]:
+            turn += 1
+            try:
+                generations = engine.generate(
+                    [play.ids for play in live],
+                    limits=[play.turn_limit for play in live],
+                    sampling=sampling,
+                    stop_ids=sorted({play.renderer.tokenizer.end_of_turn_id for play in live}),
+                    seed=_turn_seed(seed, turn),
+                )
+            except EngineInterrupted as cause:
+                for play in live:
+                    play.abort(cause)
+                continue
+            for play, generation in zip(live, generations, strict=True):
+                play.guard(partial(play.take_turn, generation))
+            tell()
 
 
 def _side_by_side(
@@ -227,7 +229,8 @@ class _Play:
     logprobs: list[float] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     actions: list[Message] = field(default_factory=list)
-    episode: Episode | None = None
+    steps: list[Step] = field(default_factory=list)  # of a finished episode: what the world recorded of the turns that it has
+    episode: Episode | None = None  # while it is open
     finalisation: Finalisation | None = None
     mark: _Mark = _Mark(0, 0, 0, 0, ())
     rolled_back: range = range(0)  # steps of the world that the episode does not have
@@ -353,6 +356,8 @@ class _Play:
         """Do it; an exception of the world aborts the episode, so that one broken sandbox does not end a run."""
         try:
             action()
+            if self.status is not None:
+                self._let_go()
         except UserError:
             raise
         except Exception as cause:
@@ -375,11 +380,12 @@ class _Play:
             ) from cause
         self.guard(self.open)
 
-    @property
-    def steps(self) -> list[Step]:
-        """What the world recorded of the turns that the episode has."""
+    def _let_go(self) -> None:
+        """Keep of the world's records what a reward reads, and let go of the world's episode, with whatever it holds open."""
         assert self.episode is not None
-        return [step for number, step in enumerate(self.episode.steps) if number not in self.rolled_back]
+        kept = [step for number, step in enumerate(self.episode.steps) if number not in self.rolled_back]
+        self.steps = [replace(step, state={}, action={}, observation=None) for step in kept]
+        self.episode = None
 
     def _hear(self, messages: Sequence[Message]) -> None:
         """Append what the policy reads before its next turn."""
@@ -400,7 +406,7 @@ class _Play:
 
     def trajectory(self, policy_version: int, verdict: Verdict) -> Trajectory:
         """The finished episode in numbers."""
-        assert self.status is not None and self.episode is not None
+        assert self.status is not None
         outcome = self.outcome if verdict.outcome is None else verdict.outcome
         process = process_score(self.steps) if verdict.process is None else verdict.process
         return Trajectory(

@@ -1,7 +1,9 @@
 """Promises of rollouts: statuses, limits, append-only tokens, retries. A scripted engine plays in real and in broken worlds."""
 
+import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +17,7 @@ from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.engines.protocol import Capabilities, EngineInterrupted, EngineSilent, Generation, SamplingSettings
 from polymath.runtime.judging import Transcript, Verdict
 from polymath.runtime.rollouts import RolloutProgress, RolloutRequest, Trajectory, collect
-from polymath.runtime.worlds.protocol import Task, World
+from polymath.runtime.worlds.protocol import Message, Step, Task, World
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import Finalize, Limits, Model
@@ -246,6 +248,65 @@ def test_no_more_episodes_than_allowed_are_side_by_side_and_a_slow_one_holds_nob
     assert told[-1].finished == {"COMPLETED": 12} and told[-1].tokens == sum(len(one.ids) for one in trajectories)
 
 
+class Heavy:
+    """A world of one question whose episodes are counted while they are there."""
+
+    tools = ()
+    name = "heavy"
+
+    def __init__(self) -> None:
+        self.open, self.most, self._lock = 0, 0, threading.Lock()
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.open += change
+            self.most = max(self.most, self.open)
+
+    def start(self, task: Task) -> Any:
+        world = self
+
+        class Open:
+            def __init__(self) -> None:
+                self.done, self.steps = False, [Step(state={}, action={}, observation=None, verdict=1.0, readable=True)]
+                world._count(1)
+                weakref.finalize(self, world._count, -1)
+
+            def opening(self) -> list[Message]:
+                return [{"role": "user", "content": "ok"}]
+
+            def act(self, message: Message) -> list[Message]:
+                self.done = message["content"] == "done"
+                return [] if self.done else [{"role": "user", "content": "no"}]
+
+            def outcome(self) -> float:
+                return 1.0
+
+        return Open()
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_ten_thousand_requests_hold_no_more_open_episodes_than_are_played_at_once(concurrent: bool) -> None:
+    class Quick:
+        policy_version = 0
+        capabilities = replace(OracleEngine.capabilities, concurrent=concurrent)
+
+        def generate(self, prompts: Sequence[Sequence[int]], **_: Any) -> list[Generation]:
+            seen.append(len(prompts))
+            ends = [TOKENIZER.literal_ids("done <end>" if next(number) % 3 else "ok <end>") for _ in prompts]
+            return [Generation(ids=tuple(ids), logprobs=(-1.0,) * len(ids), stopped=True) for ids in ends]
+
+    seen, number = list[int](), itertools.count()
+    engine, heavy, renderer = Quick(), Heavy(), Renderer(TOKENIZER)
+    task = Task(world="heavy", key="k", payload={})
+    limits = Limits(turns=2, response_tokens=4, context_tokens=64)
+    requests = [RolloutRequest(domain="heavy", task=task, limits=limits, reward=Reward(steps=1.0))] * 10_000
+    played = collect(engine, {"heavy": renderer}, {"heavy": heavy}, requests, PLAIN, seed=0)  # type: ignore[arg-type,dict-item]
+    assert len(played) == 10_000 and {one.status for one in played} == {"COMPLETED", "TRUNCATED"}
+    assert {one.process for one in played} == {1.0}
+    assert heavy.most <= rollouts.EPISODES_AT_ONCE and heavy.open == 0
+    assert max(seen) == (1 if concurrent else rollouts.EPISODES_AT_ONCE)
+
+
 def test_an_interrupted_episode_is_played_again_alone_side_by_side_and_an_engine_that_is_gone_ends_all() -> None:
     engine, renderers, worlds, tasks = _setup("instructions", count=6)
     generate, failures = engine.generate, [1]
@@ -410,7 +471,8 @@ def test_at_a_limit_one_turn_is_rolled_back_and_the_answer_that_a_user_asks_for_
 @pytest.mark.parametrize("cap", CAPS)
 def test_forced_answers_are_the_same_side_by_side_and_in_lockstep(cap: str) -> None:
     lockstep, _ = _forced(CAPS[cap], count=4)
-    assert _forced(CAPS[cap], count=4, concurrent=True)[0] == lockstep
+    side_by_side, (engine, _) = _forced(CAPS[cap], count=4, concurrent=True)
+    assert side_by_side == lockstep and len(set(engine.seeds)) == len(engine.seeds)
     assert "FORCED" in {one.status for one in lockstep}
 
 
@@ -419,6 +481,14 @@ def test_a_call_or_a_turn_without_end_in_place_of_the_answer_is_cut_off(says: st
     (cut,), (engine, judge) = _forced(CAPS["turns"], says)
     assert (cut.status, cut.turns, cut.outcome) == ("TRUNCATED", 3, 0.0) and judge.seen[0].answer is None
     assert len(engine.seeds) == 4, "an answer is asked for once"
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_the_turn_that_is_rolled_back_counts_nowhere_in_the_reward(cap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(rollouts, "compose_reward", lambda _, **of: seen.append(of) or 0.0)
+    _forced(CAPS[cap])
+    assert [len(seen[0][what]) for what in ("actions", "steps")] == [3, 3] and seen[0]["cut_off_turns"] == 0
 
 
 def test_an_episode_that_answers_in_time_is_as_without_a_forced_answer() -> None:

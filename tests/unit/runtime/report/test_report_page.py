@@ -81,7 +81,7 @@ def finish(folder: Path, job: Job) -> None:
     result: dict[str, Any] = {}
     if job.kind == "evaluate":
         solved = SCORES[job.settings["subject"]]
-        one = {"episodes": 100, "score": solved / 100, "truncated": 2, "tasks_digest": "x"}
+        one = {"episodes": 100, "score": solved / 100, "truncated": 2, "forced": 3, "tasks_digest": "x"}
         one["outcomes"] = [1.0] * solved + [0.0] * (100 - solved)
         result = {"subject": job.settings["subject"], "domains": dict.fromkeys(DOMAINS, one)}
     if job.kind == "sft":
@@ -125,6 +125,7 @@ def test_the_scoreboard_holds_fractions_gains_and_their_intervals(run_dir: Path)
     search = scoreboard["domains"]["search"]
     assert [search[row] for row in ("base", "sft", "teacher", "student", "sft_continued")] == [0.0, 0.4, 0.9, 0.8, None]
     assert search["teacher_name"] == "pro" and search["episodes"]["student"] == 100 and search["truncated"]["sft"] == 2
+    assert search["forced"]["sft"] == 3 and "2 cut, 3 forced" in write_report(run_dir).read_text()
     assert search["recovered_gain"] == pytest.approx(0.8)
     low, high = search["recovered_gain_ci95"]
     assert 0.65 < low < 0.8 < high < 0.95

@@ -14,6 +14,7 @@ from polymath.runtime.ledger import LedgerSample
 from polymath.runtime.losses.shard import WHOLE
 from polymath.runtime.monitors import MONITOR_OF_ALARM, UPDATE_SKIPPED
 from polymath.runtime.stages.diagnostics import Alarms, WatchedTokens, coverage_metrics, domain_metrics, routing_metrics
+from polymath.runtime.stages.on_policy import rollout_metrics, totals
 from polymath.specs import alarms as spec
 from polymath.specs.alarms import HighNatsAlarm, HighShareAlarm, InitialKlAlarm, LowNatsAlarm, LowShareAlarm
 from polymath.specs.diagnostics import UserError
@@ -127,6 +128,15 @@ def test_rollouts_of_each_domain_by_hand() -> None:
     assert (metrics["written_mean.search"], metrics["written_max.search"]) == (4.0, 8.0)
     assert (metrics["trained_tokens.search"], metrics["trained_samples.search"]) == (12.0, 2.0)  # one wrote nothing
     assert not [name for name in metrics if name.endswith(".science")]
+
+
+def test_a_forced_answer_is_counted_as_such_per_domain_in_a_step_and_in_a_job() -> None:
+    samples = [sample("search", 4, "FORCED", reward=1.0), sample("search", 4), sample("tools", 2, "TRUNCATED")]
+    metrics = domain_metrics(samples)
+    assert (metrics["forced.search"], metrics["forced.tools"], metrics["truncated.search"]) == (0.5, 0.0, 0.0)
+    step = rollout_metrics(samples)
+    assert step["forced"] == step["completed"] == step["truncated"] == pytest.approx(1 / 3)
+    assert (totals(samples)["forced"], totals(samples)["truncated"]) == (1, 1)
 
 
 class Fake:

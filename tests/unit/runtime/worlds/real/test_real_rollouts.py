@@ -1,6 +1,7 @@
 """Real benchmarks played token by token: what a task brings of tools is what the policy sees, and the reference wins its reward."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,16 +42,21 @@ class ReferenceEngine:
         return [Generation(ids=tuple(turn), logprobs=(0.0,) * len(turn), stopped=True) for turn in turns]
 
 
+@pytest.mark.parametrize("concurrent", [False, True])
 @pytest.mark.parametrize("name", ["gsm8k", "bfcl", "bfcl_multi_turn"])
-def test_the_reference_is_played_through_the_tokenizer_and_wins(name: str) -> None:
+def test_the_reference_is_played_through_the_tokenizer_and_wins(name: str, concurrent: bool) -> None:
     world = make_world(name, settings(name))
     tasks = world.tasks("train", 4, 1)
     renderer = Renderer(BYTES, world.tools)
     requests = [RolloutRequest(domain=name, task=task, limits=LIMITS, reward=Reward(outcome=1.0), group=0) for task in tasks]
     engine: Any = ReferenceEngine(world, renderer, tasks)
+    engine.capabilities = replace(engine.capabilities, concurrent=concurrent)
     played = collect(engine, {name: renderer}, {name: world}, requests, SamplingSettings(temperature=1.0, top_p=1.0), seed=0)
     for task, one in zip(tasks, played, strict=True):
         assert (one.status, one.outcome, one.reward) == ("COMPLETED", 1.0, 1.0)
         text = BYTES.decode(list(one.ids))
         assert all(tool["function"]["name"] in text for tool in task.tools or ())
+        written = BYTES.decode([token for token, own in zip(one.ids, one.written, strict=True) if own])
+        for asked in task.payload.get("turns", ()):  # what the user says is context
+            assert asked in text and asked not in written
         assert one.turns == 1 if name != "bfcl_multi_turn" else one.turns > len(task.payload["turns"])
