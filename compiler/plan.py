@@ -84,7 +84,7 @@ class Job:
     """One job: a kind, its inputs and everything it must know to run with the passes deleted."""
 
     id: str
-    kind: str  # import | synthesize | sft | grpo | distill | merge | evaluate | export
+    kind: str  # import | synthesize | contamination | sft | grpo | distill | merge | evaluate | export
     needs: tuple[str, ...]
     seed: int
     recipe_digest: str

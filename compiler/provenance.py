@@ -163,6 +163,8 @@ def _settings_sources(compilation: Compilation, job: Job, path: Path) -> tuple[P
     if head == "routing":
         rules = enumerate(_spec(compilation).routing)
         return tuple(("routing", number, "teacher") for number, rule in rules if rest and rest[0] in rule.domains)
+    if head in ("episodes", "contamination"):
+        return (("evaluate", *path),)
     if head == "stage":
         if job.kind == "evaluate":
             return (("evaluate", *rest),)

@@ -115,6 +115,8 @@ def stage_runner(kind: str, job_id: str) -> Callable[[JobContext], None]:
         from .stages.import_model import run
     elif kind == "synthesize":
         from .stages.synthesize import run
+    elif kind == "contamination":
+        from .stages.contamination import run
     elif kind == "sft" and job_id == "sft_continued":
         from .stages.sft import run_continued as run
     elif kind == "sft":

@@ -25,7 +25,7 @@ DONE = "DONE.json"
 TOLD_ELSEWHERE = "its own message says why"  # of a rank that leaves because another has to; the other's message is shown
 STOP_REQUEST = "STOP"
 ROLLOUT = "rollout.json"  # how far the batch is that is being played
-PUBLISHED = ("model", "trajectories", "float32", "bfloat16", "result.json")
+PUBLISHED = ("model", "trajectories", "contamination.json", "float32", "bfloat16", "result.json")
 T = TypeVar("T")
 
 

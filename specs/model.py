@@ -295,6 +295,24 @@ class Route:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Contamination:
+    """What becomes of a run whose training data holds tasks that it evaluates on. Every trajectory source is looked into."""
+
+    action: Literal["warn", "refuse"] = spec_field(
+        "`warn`: an event and a mark on the report page. `refuse`: the run ends.", default="warn", identity=LABEL
+    )
+    similarity: float | None = spec_field(
+        "Likeness from which a text counts as a task, by MinHash, and the share of a task's words that a text may quote; left out, "
+        "only the same words count: questions that a template makes are nearly alike.",
+        default=None,
+        exclusive_minimum=0,
+        maximum=1,
+        identity=LABEL,
+        examples=(0.8,),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
     """The scoreboard."""
 
@@ -305,6 +323,9 @@ class Evaluate:
     temperature: float = spec_field("Sampling temperature; 0 is greedy.", default=0.0, minimum=0)
     continued_sft: bool = spec_field(
         "Whether to train the control: SFT continued for as many tokens as distillation saw.", default=False, identity=LABEL
+    )
+    contamination: Contamination = spec_field(
+        "Tasks of the evaluations in training data.", default_factory=lambda: Contamination(), identity=LABEL
     )
 
 

@@ -86,6 +86,7 @@ class _Lowering:
             inputs = {**self.tokenizer, **self.worlds(written)}
             jobs.append(self.job("synthesize", "synthesize", inputs, {"domains": to_json(written)}))
         jobs += [self.playing(one) for one in self.plays.values()]
+        jobs += self.contamination()
         jobs.append(self.training(self.by_id["sft"], "import"))
         for name in self.compilation.order:
             start = self.last_job(spec.teachers[name].start)
@@ -123,6 +124,26 @@ class _Lowering:
         models = {f"model.{name}": _model_of(self.last_job(name)) for name in sorted(set(one.models.values()))}
         inputs = {**models, **self.tokenizer, **self.worlds([one.domain])}
         return self.job(one.id, "synthesize", inputs, {"domains": to_json({one.domain: domain})})
+
+    def contamination(self) -> list[Job]:
+        """The job that looks for the evaluations' tasks in every trajectory source. Nothing waits for it but the run's end."""
+        evaluate, inputs = self.spec.evaluate, dict[str, Input]()
+        for name, domain in self.spec.domains.items():
+            for number, source in enumerate(domain.trajectories):
+                if source.path is not None:
+                    inputs[f"source.{name}.{number}"] = self.source(f"source.{name}.{number}")
+                else:
+                    inputs[f"trajectories.{name}.{number}"] = self.written(name, source)
+        if evaluate is None or not inputs:
+            return []
+        domains = {name: replace(domain, reward=Reward(), limits=None, user=None) for name, domain in self.spec.domains.items()}
+        settings = {"domains": to_json(domains), "episodes": evaluate.episodes, "contamination": to_json(evaluate.contamination)}
+        return [self.job("contamination", "contamination", {**inputs, **self.worlds(domains)}, settings)]
+
+    def written(self, domain: str, source: TrajectorySource) -> Input:
+        """What a source that is synthesized comes from."""
+        played = (one.id for one in self.plays.values() if (one.domain, one.source) == (domain, source))
+        return Input(job=next(played, "synthesize"), output="trajectories")
 
     def training(self, stage: Stage, start: str) -> Job:
         """An SFT or GRPO job."""
@@ -286,11 +307,8 @@ class _Lowering:
             for place, (number, source) in enumerate(mine):
                 if source.path is not None:
                     inputs[f"source.{domain}.{place}"] = self.source(f"source.{domain}.{number}")
-                elif source.is_played:
-                    (job,) = (one.id for one in self.plays.values() if (one.domain, one.source) == (domain, source))
-                    inputs[f"trajectories.{domain}"] = Input(job=job, output="trajectories")
                 else:
-                    inputs["trajectories"] = Input(job="synthesize", output="trajectories")
+                    inputs[f"trajectories.{domain}" if source.is_played else "trajectories"] = self.written(domain, source)
         return inputs
 
     def worlds(self, domains: Iterable[str]) -> dict[str, Input]:

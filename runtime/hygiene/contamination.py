@@ -1,8 +1,9 @@
 """Whether training data holds held-out tasks: by hash, by near-duplicate search, and by what is quoted inside longer texts.
 
-Every held-out question is compared with every message that a model is trained on or beside. `exact`: the same words, case and
-punctuation aside. `near`: MinHash finds a similarity of the threshold or more. `quoted`: at least that share of the question's runs
-of eight words stands in the conversation, which a comparison of whole texts would miss; shorter questions are not looked for so.
+Every held-out question is compared with every message that a model is trained on or beside. `exact`: the same words and operators,
+case and other punctuation aside. `near`: MinHash finds a similarity of the threshold or more. `quoted`: at least that share of the
+question's runs of eight words stands in the conversation, which a comparison of whole texts would miss; shorter questions are not
+looked for so.
 Memory grows with the held-out tasks, never with the training data.
 """
 
@@ -13,24 +14,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...specs.model import TrajectorySource
 from ..data.near_duplicates import NearDuplicates, shingles
-from ..worlds.protocol import Message
+from ..data.trajectories import SourceReport, read_source
+from ..worlds.protocol import Message, Task, World
 
 QUOTED_WORDS = 8
 EXAMPLES = 5  # kept for each source and kind
 SHOWN_CHARACTERS = 160
 KINDS = ("exact", "near", "quoted")
 _WORD = re.compile(r"\w+")
+_WORD_OR_OPERATOR = re.compile(r"\w+|[+*/<>=^%]|(?<!\w)-")
 
 
 class HeldOut:
     """The held-out questions of a spec's domains, ready to be looked for."""
 
-    def __init__(self, threshold: float = 0.8) -> None:
+    def __init__(self, threshold: float | None = 0.8) -> None:
+        """`threshold` is the similarity from which texts count as the same; None: only those of the same words do."""
         self.threshold = threshold
         self.questions: dict[str, str] = {}  # by name: `<domain>:<number>`
         self._hashes: dict[str, str] = {}
-        self._near = NearDuplicates(threshold=threshold)
+        self._near = NearDuplicates(threshold=threshold or 1.0)
         self._runs: dict[str, set[int]] = {}
         self._holders: dict[int, list[str]] = {}
 
@@ -38,11 +43,18 @@ class HeldOut:
         """Remember one question."""
         self.questions[name] = question
         self._hashes.setdefault(normal_hash(question), name)
+        if self.threshold is None:
+            return
         self._near.add(name, question)
         if len(_WORD.findall(question)) >= QUOTED_WORDS:
             self._runs[name] = shingles(question, QUOTED_WORDS)
             for run in self._runs[name]:
                 self._holders.setdefault(run, []).append(name)
+
+    def add_tasks(self, domain: str, world: World, tasks: Iterable[Task]) -> None:
+        """Remember the questions of a domain's tasks."""
+        for number, task in enumerate(tasks):
+            self.add(f"{domain}:{number}", str(world.start(task).opening()[-1]["content"]))
 
     def find(self, messages: Iterable[Message]) -> dict[str, str]:
         """The held-out questions that a conversation holds: name to the strongest kind."""
@@ -53,13 +65,15 @@ class HeldOut:
             name = self._hashes.get(normal_hash(text))
             if name is not None:
                 found[name] = "exact"
+            if self.threshold is None:
+                continue
             for match in self._near.find(text):
                 found.setdefault(match.key, "near")
             runs |= shingles(text, QUOTED_WORDS) if self._holders else set()
         for run in runs:
             seen.update(self._holders.get(run, ()))
         for name, count in seen.items():
-            if count >= self.threshold * len(self._runs[name]):
+            if count >= (self.threshold or 1.0) * len(self._runs[name]):
                 found.setdefault(name, "quoted")
         return found
 
@@ -96,6 +110,18 @@ class SourceContamination:
         }
 
 
+def look_into(url: str, source: TrajectorySource, heldout: HeldOut) -> SourceContamination:
+    """What a training file holds of the held-out tasks.
+
+    Raises:
+        UserError: exit code 3; the file is missing, empty or has a bad row.
+    """
+    found = SourceContamination(source=url)
+    for conversation in read_source(url, source, SourceReport(url=url)):
+        found.look_at(conversation.row, conversation.messages, heldout)
+    return found
+
+
 def report(heldout: HeldOut, sources: Iterable[SourceContamination]) -> dict[str, Any]:
     """The whole report as JSON."""
     found = [one.as_json() for one in sources]
@@ -119,5 +145,5 @@ def summary(found: Mapping[str, Any]) -> str:
 
 
 def normal_hash(text: str) -> str:
-    """The hash of a text's words, case and punctuation aside."""
-    return hashlib.sha256(" ".join(_WORD.findall(text.casefold())).encode("utf-8", "surrogatepass")).hexdigest()
+    """The hash of a text's words and operators, case and other punctuation aside: a sum is another question than a product."""
+    return hashlib.sha256(" ".join(_WORD_OR_OPERATOR.findall(text.casefold())).encode("utf-8", "surrogatepass")).hexdigest()

@@ -94,10 +94,17 @@ def launch_plan(
 
 
 def what_became_of_rows(folder: Path) -> list[str]:
-    """One line per source that an SFT job read, but for the run's own demonstrations where none was left out or cut."""
-    sources = json.loads((folder / "result.json").read_text()).get("sources", ())
+    """One line per source that an SFT job read, but for the run's own demonstrations where none was left out or cut; and one for
+    each that holds tasks of the evaluations."""
+    result = json.loads((folder / "result.json").read_text())
     own = str(folder.parent)
-    return [one["summary"] for one in sources if one["filtered"] or one["truncated"] or not one["url"].startswith(own)]
+    lines = [
+        one["summary"] for one in result.get("sources", ()) if one["filtered"] or one["truncated"] or not one["url"].startswith(own)
+    ]
+    for one in result.get("contamination", {}).get("sources", ()):
+        if one["contaminated_rows"]:
+            lines.append(f"{one['source']}: {one['contaminated_rows']} of {one['rows']} rows hold tasks of the evaluations")
+    return lines
 
 
 class _Launch:

@@ -231,8 +231,25 @@ def _job_curves(one: JobFacts) -> list[Markup]:
 
 
 def _data(facts: RunFacts) -> Markup | None:
-    tables = [table for table in (_sources(facts), _demonstrations(facts), _rollouts(facts)) if table is not None]
+    found = (_contamination(facts), _sources(facts), _demonstrations(facts), _rollouts(facts))
+    tables = [table for table in found if table is not None]
     return tag("section", tag("h2", "Data"), tables) if tables else None
+
+
+def _contamination(facts: RunFacts) -> Child:
+    found = next((one.result["contamination"] for one in facts.jobs.values() if one.result and "contamination" in one.result), None)
+    if found is None:
+        return None
+    how = "the same words" if found["threshold"] is None else f"a likeness of {found['threshold']:g} or more"
+    tasks, rows = sum(found["heldout_tasks"].values()), sum(one["rows"] for one in found["sources"])
+    looked = f"{rows:,} rows of training data were looked into for the {tasks:,} tasks of the evaluations, by {how}"
+    if found["clean"]:
+        return tag("p", f"{looked}: none holds one.", class_="soft")
+    dirty = [one for one in found["sources"] if one["contaminated_rows"]]
+    cells = [(Path(one["source"]).name, one["rows"], one["contaminated_rows"]) for one in dirty]
+    table = [tag("tr", tag("th", name, scope="row"), [tag("td", count) for count in counts]) for name, *counts in cells]
+    text = f"{looked}. These hold some, so the scores are not of unseen tasks:"
+    return tag("p", text, class_="soft"), _table(("source", "rows", "rows with tasks of the evaluations"), table)
 
 
 def _sources(facts: RunFacts) -> Child:

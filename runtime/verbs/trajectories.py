@@ -75,8 +75,7 @@ def _compare(spec_path: Path, run_folder: Path | None, threshold: float) -> tupl
     from ...compiler.driver import check_spec
     from ...specs.locations import absolute_url
     from ...specs.worlds import locations_of
-    from ..data.trajectories import SourceReport, read_source
-    from ..hygiene.contamination import HeldOut, SourceContamination
+    from ..hygiene.contamination import HeldOut, look_into
     from ..stages.evaluate import heldout_tasks
     from ..worlds.registry import make_world
 
@@ -89,15 +88,8 @@ def _compare(spec_path: Path, run_folder: Path | None, threshold: float) -> tupl
             continue
         places = {key: absolute_url(url, checked.root) for key, url in locations_of(domain.world, domain.settings).items()}
         world = make_world(domain.world, {**domain.settings, **places})
-        for number, task in enumerate(heldout_tasks(world, name, domain.prompts.heldout, spec.seed)):
-            heldout.add(f"{name}:{number}", str(world.start(task).opening()[-1]["content"]))
-    sources = []
-    for url, source in _training_files(spec, checked.root, run_folder):
-        found = SourceContamination(source=url)
-        for conversation in read_source(url, source, SourceReport(url=url)):
-            found.look_at(conversation.row, conversation.messages, heldout)
-        sources.append(found)
-    return heldout, sources
+        heldout.add_tasks(name, world, heldout_tasks(world, name, domain.prompts.heldout, spec.seed))
+    return heldout, [look_into(url, source, heldout) for url, source in _training_files(spec, checked.root, run_folder)]
 
 
 def _training_files(spec: Any, root: Path, run_folder: Path | None) -> Iterator[tuple[str, Any]]:

@@ -42,6 +42,7 @@ def test_the_job_graph_of_the_template(tmp_path: Path) -> None:
     assert needs == {
         "import": set(),
         "synthesize": set(),
+        "contamination": {"synthesize"},
         "sft": {"import", "synthesize"},
         "teachers.operator.1": {"sft"},
         "teachers.searcher.1": {"sft", "synthesize"},

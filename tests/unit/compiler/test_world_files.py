@@ -74,7 +74,7 @@ def test_the_lock_holds_the_file_and_every_job_that_needs_it_names_it(spec: Path
     plan = compile_in_memory(spec).plan
     assert plan is not None
     users = {job.id for job in plan.jobs if "world.sums.data" in job.inputs}
-    assert users == {"synthesize", "sft", "evaluate.base", "evaluate.sft"}
+    assert users == {"synthesize", "contamination", "sft", "evaluate.base", "evaluate.sft"}
     assert plan.job("sft").inputs["world.sums.data"].digest == lock.sources["world.sums.data"].sha256
 
 

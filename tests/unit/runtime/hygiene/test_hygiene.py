@@ -99,7 +99,9 @@ def test_a_heldout_question_is_found_word_for_word_nearly_and_inside_a_longer_te
     for kind, text in kinds.items():
         assert heldout.find([{"role": "user", "content": text}]) == {"sums:0": kind}, kind
     assert heldout.find([{"role": "user", "content": "Natalia bought 48 clips in May. How many did she sell?"}]) == {}
-    assert heldout.find([{"role": "user", "content": "what is 2 2"}, {"role": "assistant", "content": None}]) == {"sums:1": "exact"}
+    assert heldout.find([{"role": "user", "content": "what is 2 + 2"}, {"role": "assistant", "content": None}]) == {
+        "sums:1": "exact"
+    }
 
 
 def test_the_report_counts_rows_and_tasks_and_shows_examples():
@@ -200,3 +202,10 @@ def test_a_bad_row_is_named(tmp_path: Path, capsys):
         assert main(["trajectories", action, str(tmp_path / "bad.jsonl"), "-o", str(tmp_path / "out")]) == 3
         assert "bad.jsonl, row 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".staging*"))
+
+
+def test_a_sum_is_another_question_than_a_product() -> None:
+    heldout = HeldOut(threshold=None)
+    heldout.add("sums:0", "What is protons neon + 3?")
+    asked = ("what is PROTONS neon +  3", "What is protons neon * 3?", "What is protons neon - 3?", "What is protons neon 3?")
+    assert [bool(heldout.find([{"role": "user", "content": text}])) for text in asked] == [True, False, False, False]
