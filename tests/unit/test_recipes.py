@@ -35,6 +35,7 @@ def test_the_report_s_numbers_stand_in_its_recipe() -> None:
     assert len(spec.domains) == 6
     assert spec.domains["search"].limits is not None and spec.domains["search"].reward.outcome_by == "judge"
     assert (spec.domains["search"].limits.response_tokens, spec.domains["search"].limits.tool_calls) == (4096, 300)
+    assert [name for name, one in spec.domains.items() if one.limits is not None and one.limits.finalize is not None] == ["search"]
 
     searched, search = spec.teachers["searcher"].phases
     assert isinstance(searched, Sft) and isinstance(search, GrpoPhase)
