@@ -339,7 +339,7 @@ class _Play:
         of it, with random numbers that the turn before it has not used.
         """
         assert self.episode is not None
-        if not rolls_back or self.finalisation is None or self.finalisation.asked:
+        if not rolls_back or self.finalisation is None or self.finalisation.asked or self._is_late:
             self.status = "TRUNCATED"
             return
         mark = self.mark
