@@ -109,16 +109,9 @@ def collect(
         UserError: an episode was interrupted three times (the message names its task and the last cause), or the judge failed.
     """
     playing = [
-        _Play(
-            request=one,
-            renderer=renderers[one.domain].offering(one.task.tools),
-            world=worlds[one.domain],
-            user=users.get(one.domain),
-        )
+        _Play(request=one, of_domain=renderers[one.domain], world=worlds[one.domain], user=users.get(one.domain))
         for one in requests
     ]
-    for play in {(id(play.renderer), play.request.domain): play for play in playing}.values():
-        play.require_words()
     play_all = _side_by_side if engine.capabilities.concurrent else _in_lockstep
     play_all(engine, playing, sampling, seed, lambda: on_progress(_progress(playing)))
     verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
@@ -215,7 +208,7 @@ class _Play:
     """An episode in progress."""
 
     request: RolloutRequest
-    renderer: Renderer
+    of_domain: Renderer
     world: World
     user: SimulatedUser | None = None
     interruptions: int = 0
@@ -231,6 +224,7 @@ class _Play:
     actions: list[Message] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)  # of a finished episode: what the world recorded of the turns that it has
     episode: Episode | None = None  # while it is open
+    renderer: Renderer = field(init=False)  # with the task's tools, while the episode is open
     finalisation: Finalisation | None = None
     mark: _Mark = _Mark(0, 0, 0, 0, ())
     rolled_back: range = range(0)  # steps of the world that the episode does not have
@@ -243,6 +237,8 @@ class _Play:
         finalize = self.request.limits.finalize
         self.finalisation = None if finalize is None else Finalisation(prompt=finalize.prompt)
         self.rolled_back = range(0)
+        self.renderer = self.of_domain.offering(self.request.task.tools)
+        self.require_words()
         self.episode = self.world.start(self.request.task)
         if self.user is not None:
             cast(TalkingEpisode, self.episode).user = self.user
@@ -385,7 +381,7 @@ class _Play:
         assert self.episode is not None
         kept = [step for number, step in enumerate(self.episode.steps) if number not in self.rolled_back]
         self.steps = [replace(step, state={}, action={}, observation=None) for step in kept]
-        self.episode = None
+        self.episode, self.renderer = None, self.of_domain
 
     def _hear(self, messages: Sequence[Message]) -> None:
         """Append what the policy reads before its next turn."""

@@ -29,6 +29,7 @@ from .template import ChatTemplate, Sentinels, Slot, sentinel, split_slots
 from .tokenizers import ChatTokenizer
 
 SHAPES_CACHED = 4096
+TOOL_SETS_CACHED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Renderer:
         self._end_of_turn = tokenizer.hf.convert_ids_to_tokens(tokenizer.end_of_turn_id)
         self._segment = lru_cache(SHAPES_CACHED)(self._lay_out)
         self._check_append_only = lru_cache(SHAPES_CACHED)(self._compare_with_template)
-        self._offering: dict[str, Renderer] = {}
+        self._offering = lru_cache(TOOL_SETS_CACHED)(lambda tools: Renderer(tokenizer, json.loads(tools)))
         self._probe()
 
     def offering(self, tools: Sequence[Mapping[str, Any]] | None) -> "Renderer":
@@ -80,10 +81,7 @@ class Renderer:
         """
         if tools is None:
             return self
-        key = json.dumps(list(tools), allow_nan=False)
-        if key not in self._offering:
-            self._offering[key] = Renderer(self.tokenizer, tools)
-        return self._offering[key]
+        return self._offering(json.dumps(list(tools), allow_nan=False))
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """A whole conversation. What follows the last turn that ends it is left out.

@@ -268,6 +268,7 @@ class OnPolicyBatches:
         """
         if self.ledger.exists(index):
             return
+        assert self._ahead is None, "one batch is ahead, never more"
         self.sync_engine(version)
         pool = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self._ahead = index, pool.submit(self._play_own, index, requests, score, self.actors.play)
