@@ -31,8 +31,9 @@ FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
     "graph-import": [],
     "graph-query": ["--find", "--kind", "--name", "--from", "--to", "--edge", "--depth", "--steps", "--limit"],
     "self-play": [
-        *("--output", "--accepted", "--set", "--seed", "--attempts", "--turns", "--context-tokens", "--slip-rate", "--proposer"),
-        *("--solver", "--verifier", "--key-env", "--remote", "--most-tokens", "--most-money", "--prices", "--per-minute"),
+        *("--output", "--accepted", "--set", "--seed", "--attempts", "--rounds", "--turns", "--context-tokens", "--slip-rate"),
+        *("--proposer", "--solver", "--verifier", "--key-env", "--remote", "--most-tokens", "--most-money", "--prices"),
+        "--per-minute",
     ],
     "doctor": [],
     "schema": ["--extending"],
