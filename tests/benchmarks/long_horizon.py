@@ -1,9 +1,10 @@
 """Long horizons end to end: episodes of 45,000 tokens and more from self-play, and SFT on them in rows of 131,072 tokens.
 
-    python tests/benchmarks/long_horizon.py FOLDER [--episodes 200] [--steps 5]
+    python tests/benchmarks/long_horizon.py FOLDER [--episodes 200] [--steps 5] [--turns]
 
 Writes the episodes, a byte-pair tokenizer of 2,048 entries made from Python's own documentation (a token is then about three bytes,
-and logits stay small), a spec of a tiny model, and runs it. Prints one JSON document. What exists in the folder is kept.
+and logits stay small), a spec of a tiny model, and runs it. Prints one JSON document. What exists in the folder is kept. With
+`--turns` the episodes have hundreds of turns instead, in contexts of 32,768 tokens that are compacted, and nothing is trained.
 """
 
 import argparse
@@ -24,10 +25,12 @@ from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.player import Bounds, Player
 from polymath.runtime.knowledge.records import read_records, write_records, written_by_model
 from polymath.runtime.knowledge.roles import Roles
-from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from polymath.runtime.knowledge.selfplay import Goal, Report, accepted, self_play
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SETTINGS = {"pages": 1000, "page_words": 400, "mean_tokens": 31_000}
+MANY_TURNS = {"pages": 1000, "page_words": 400, "part_characters": 500, "hops": 40, "most_hops": 68, "mean_tokens": 40_000}
+LONGEST = 131_072  # tokens of an episode
 SPEC = """
 polymath: 1
 name: long
@@ -56,8 +59,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--turns", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.turns:
+        build_tokenizer(options.folder / "tokenizer")
+        print(json.dumps(many_turns(options.folder, options.episodes), indent=1))
+        return
     made = make_episodes(options.folder, options.episodes)
     build_tokenizer(options.folder / "tokenizer")
     measured = measure(options.folder)
@@ -79,6 +87,36 @@ def make_episodes(folder: Path, episodes: int) -> dict[str, float]:
         "accepted": report.accepted,
         "cpu_seconds_an_episode": round((time.process_time() - start) / episodes, 3),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def many_turns(folder: Path, episodes: int) -> dict[str, object]:
+    """Self-play of episodes of hundreds of turns, counted by the tokenizer: least, mean, most; CPU seconds; memory on the way."""
+    encode = load_tokenizer_folder(folder / "tokenizer").hf.backend_tokenizer.encode
+    player = Player(Bounds(turns=1024, context_tokens=32_768, episode_tokens=LONGEST), lambda text: len(encode(text)))
+    memory: dict[int, int] = {}
+
+    def remember(report: Report) -> None:
+        if report.accepted in (episodes // 4, episodes):
+            memory.setdefault(report.accepted, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+    start = time.process_time()
+    with GraphStore.create(folder / "turns.sqlite") as store:
+        generator = make_generator("search_walks", MANY_TURNS, store)
+        report = self_play(generator, Roles(), Goal(accepted=episodes, attempts=1), player, remember)
+        seconds = time.process_time() - start
+        lengths: dict[str, list[int]] = {"turns": [], "tokens": [], "contexts": [], "bytes": []}
+        for record in accepted(generator):
+            lengths["turns"].append(record.provenance["turns"])
+            lengths["tokens"].append(record.provenance["tokens"])
+            lengths["contexts"].append(len(record.restarts) + 1)
+            lengths["bytes"].append(len(record.line()))
+    return {
+        **{name: [min(values), round(statistics.mean(values)), max(values)] for name, values in lengths.items()},
+        "more_than_200_turns": sum(turns > 200 for turns in lengths["turns"]),
+        "report": report.as_json(),
+        "cpu_seconds_an_episode": round(seconds / report.attempts, 3),
+        "peak_mib": memory,
     }
 
 

@@ -26,7 +26,7 @@ from ..records import TaskRecord
 WRONG = "none of these"  # an answer that no task of any generator has
 COMPACT = "Your context is nearly full. Write down what you know so far and what is left to do; the rest will be forgotten."
 NOTES = "Your notes so far:\n"
-NOTE_CHARACTERS = 160  # of an observation, in the notes of a scripted solver
+NOTE_CHARACTERS, MOST_NOTES = 160, 64  # of an observation, in the notes of a scripted solver, which keeps the latest
 
 Acts = Coroutine[Call, str, str]  # yields calls, is sent what each showed, and returns the final answer
 
@@ -282,7 +282,7 @@ class ScriptedSolver:
             if text == ASK_FOR_ANSWER:
                 return {"role": "assistant", "content": "unknown"}
             if text == COMPACT:
-                return {"role": "assistant", "content": "\n".join(self._notes) or "Nothing yet."}
+                return {"role": "assistant", "content": "\n".join(self._notes[-MOST_NOTES:]) or "Nothing yet."}
             if not text.startswith(NOTES):
                 self._see(text)
         if self._guesses:

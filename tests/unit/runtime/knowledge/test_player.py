@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.knowledge.checks import refusals
 from polymath.runtime.knowledge.generators.base import COMPACT, NOTES
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.player import MOST_HUNG, Bounds, Player, SolverFailure
@@ -230,6 +231,20 @@ def test_an_episode_of_hundreds_of_turns_stays_linear_in_its_length() -> None:
 
     short, long = steps_and_seconds(50), steps_and_seconds(400)
     assert long[0] < 9 * short[0]
+
+
+def test_generated_episodes_have_hundreds_of_turns_over_several_contexts() -> None:
+    settings = {"pages": 400, "page_words": 120, "part_characters": 200, "hops": 44}
+    generator = make_generator("search_walks", settings)
+    player = Player(Bounds(turns=512, context_tokens=8192))
+    for task in generator.tasks("train", 3, 0):
+        solver = generator.demonstrator(task, seed=0, habit_rate=0.0, slip_rate=0.0)
+        record = player.play(generator.start(task), generator.task_of(task), generator.tools, solver)
+        assert record.status == "answered" and record.reward == 1.0
+        assert record.provenance["turns"] > 200 and len(record.restarts) >= 2
+        assert not refusals(generator, record, {})
+        written = [one for context in record.contexts() for one in context if written_by_model(one)]
+        assert len(written) == sum(map(written_by_model, record.messages)), "each is trained on once"
 
 
 def test_a_scripted_solver_is_asked_for_notes_and_still_finishes() -> None:
