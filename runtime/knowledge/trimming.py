@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..worlds.base import Call
 from .generators.base import TaskGenerator
-from .records import StepRecord, TrajectoryRecord
+from .records import StepRecord, TrajectoryRecord, written_by_model
 
 
 def trimmed(generator: TaskGenerator, record: TrajectoryRecord) -> TrajectoryRecord:
@@ -34,7 +34,8 @@ def trimmed(generator: TaskGenerator, record: TrajectoryRecord) -> TrajectoryRec
         seen.add(key)
     staying = {step.message for place, step in enumerate(at) if place not in regressive or step.message < first}
     going = {step.message for step in at} - staying
-    return _without(record, going) if going else record
+    left = any(written_by_model(message) for place, message in enumerate(record.messages) if place not in going)
+    return _without(record, going) if going and left else record
 
 
 def _without(record: TrajectoryRecord, going: set[int]) -> TrajectoryRecord:

@@ -59,6 +59,15 @@ def test_what_is_accepted_passed_every_check_and_failures_stay_as_failed_branche
     assert any(record.provenance.get("trimmed") for record in kept)
 
 
+def test_an_episode_of_nothing_but_calls_that_led_nowhere_stays_a_failed_branch_that_can_be_read(tmp_path: Path) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "lookup", "arguments": "{}"}}
+    lost = Says(lambda messages: {"role": "assistant", "content": "", "tool_calls": [call]})
+    generator = chains(tmp_path / "a.sqlite")
+    self_play(generator, Roles(solver=lost), Goal(accepted=1, attempts=1, patience=3))
+    records = list(attempts(generator.store))
+    assert records and all(record.status == "looped" and len(record.steps) == 3 for record in records)
+
+
 class Wandering(Roles):
     """The first candidate at a task reads something twice over that the path does not need; the second does not."""
 
