@@ -330,25 +330,23 @@ def numbers_in(text: str) -> list[str]:
 
 
 def readings(text: str, values: Mapping[str, int], ranges: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, float]]:
-    """Every way to fill in numbers by what a text says, which need not be what its author meant.
+    """Ways to fill in numbers by what a text says, which need not be what its author meant.
 
     A value that the text does not say may be any of its range, of which the ends are given; a number that is no value may stand for
-    each whose range it lies in.
+    each of them.
     """
     left = Counter(numbers_in(text))
-    open_ = []
+    unsaid = []
     for name, value in values.items():
         if left[str(value)]:
             left[str(value)] -= 1
         else:
-            open_.append(name)
-    others = [float(number) for number in left.elements()]
-    ways = [
-        [*(ranges[name] if name in open_ else [value]), *(one for one in others if ranges[name][0] <= one <= ranges[name][1])]
-        for name, value in values.items()
-    ]
-    for chosen in product(*ways):
-        yield dict(zip(values, chosen, strict=True))
+            unsaid.append(name)
+    for ends in product(*(ranges[name] for name in unsaid)):
+        yield {**values, **dict(zip(unsaid, ends, strict=True))}
+    for number in left.elements():
+        for name in values:
+            yield {**values, name: float(number)}
 
 
 def read_call(tools: Sequence[Mapping[str, Any]], raw: Any) -> Call:
