@@ -19,6 +19,7 @@ from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.records import TaskRecord, written_by_model
 from polymath.runtime.knowledge.roles import Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from polymath.runtime.worlds.bfcl.functions import function_schema
 from polymath.runtime.worlds.bfcl.multi_turn import Services
 from polymath.runtime.worlds.rows import FunctionCall
 
@@ -86,12 +87,19 @@ def test_every_planted_defect_of_a_request_is_refused(generator: TaskGenerator, 
     print(f"documented tools {defect}: {count} of {count} refused")
 
 
+@cache
+def schemas() -> list[dict[str, Any]]:
+    """What the functions take; arguments of another type are refused."""
+    lines = [line for path in DOCUMENTS.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [function_schema(json.loads(line)) for line in lines]
+
+
 def carried_out(payload: Mapping[str, Any]) -> tuple[Any, list[bool]] | None:
     """The services after a request's calls, and which of them changed something; None where one fails.
 
     Of several values of a field, an argument is the first.
     """
-    services, outputs, changes = Services(payload["services"], None), [], []
+    services, outputs, changes = Services(payload["services"], schemas()), [], []
     for call in payload["calls"]:
         arguments = {}
         for name, given in call["arguments"].items():
