@@ -87,7 +87,7 @@ def best_of(name: str, slip: float, candidates: int, proposals: int) -> dict[str
     """What the best of several candidates at each task is worth. The first candidates are the same, however many there are."""
     with tempfile.TemporaryDirectory() as folder, GraphStore.create(Path(folder, "graph.sqlite")) as store:
         generator = make_generator(name, SETTINGS.get(name, {}), store)
-        goal = Goal(accepted=proposals, attempts=candidates, patience=1)
+        goal = Goal(accepted=proposals, attempts=candidates, patience=1, rounds=1)
         report = self_play(generator, Roles(slip_rate=slip), goal)
         best: dict[str, tuple[float, float, int]] = {}
         for record in attempts(store):
