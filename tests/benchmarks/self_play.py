@@ -134,7 +134,7 @@ def play_until(name: str, settings: dict[str, object], seed: int, seconds: float
                 raise _Over
 
         with contextlib.suppress(_Over):
-            self_play(generator, SOLVERS["imperfect"], Goal(accepted=10**9, seed=seed), Player(Bounds()), on_progress)
+            self_play(generator, SOLVERS["imperfect"], Goal(accepted=10**9, seed=seed, rounds=1), Player(Bounds()), on_progress)
     return found
 
 
