@@ -66,7 +66,7 @@ def test_layouts_train_alike_and_a_resumed_run_exactly_as_it_would_have(name: st
 
 
 @pytest.mark.multi_rank
-def test_200_steps_of_the_small_recipe_stay_within_two_per_cent_of_bfloat16(tmp_path: Path) -> None:
+def test_the_loss_over_200_steps_of_the_small_recipe_is_within_two_per_cent_of_bfloat16s(tmp_path: Path) -> None:
     first: tuple[Path, Path] | None = None
     found: dict[str, list[float]] = {}
     for name, experts in {"bfloat16": "{format: bfloat16}", "fp8": "{format: fp8_blockwise, backend: reference}"}.items():
@@ -82,7 +82,6 @@ def test_200_steps_of_the_small_recipe_stay_within_two_per_cent_of_bfloat16(tmp_
         first = first or run
         found[name] = losses(job_folder(*run, "sft"))
         assert len(found[name]) == 200
-    # Measured: -0.9 % over all steps and -1.5 % over the last 20, where the loss still falls and runs lie up to 4 % apart.
-    for steps, bound in ((200, 0.02), (20, 0.05)):
-        of_fp8, of_bf16 = (sum(found[name][-steps:]) / steps for name in ("fp8", "bfloat16"))
-        assert of_fp8 == pytest.approx(of_bf16, rel=bound), steps
+    # Measured: -0.9 %. The end alone says little: the loss halves within 50 steps, and float32 lies up to 16 % away (docs/fp8.md).
+    of_fp8, of_bf16 = (sum(found[name]) / 200 for name in ("fp8", "bfloat16"))
+    assert of_fp8 == pytest.approx(of_bf16, rel=0.02)
