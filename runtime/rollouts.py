@@ -2,9 +2,10 @@
 
 What it does: an episode's next turn is generated, read by the renderer, answered by its world and extended, until the world is
 done or a limit of the domain ends it. Token ids are only ever appended, but for the one turn that a forced answer rolls back;
-nothing is tokenised twice. An embedded engine plays in lockstep: the next turn of every live episode is one batch. An engine that
-takes many requests plays side by side: every episode goes on as soon as its own turn and its own world are done. Either way at most
-`EPISODES_AT_ONCE` are open; of a finished one only its tokens, messages and verdicts are kept.
+nothing is tokenised twice. An embedded engine plays in lockstep: the next turn of every live episode is one batch, and the
+simulated users of all of them are asked at once. An engine that takes many requests plays side by side: every episode goes on as
+soon as its own turn and its own world are done. Either way at most `EPISODES_AT_ONCE` are open; of a finished one only its tokens,
+messages and verdicts are kept.
 What it does not do: choose tasks, score for a teacher, or train.
 
 Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. FORCED, the same after a limit on turns,
@@ -28,6 +29,7 @@ from ..specs.diagnostics import ExitCode, UserError
 from ..specs.model import Limits
 from ..specs.reward import Reward
 from .data.renderer import Renderer
+from .engines.judge import at_once
 from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSettings
 from .finalisation import Finalisation
 from .judging import EpisodeJudge, Transcript, Verdict
@@ -146,8 +148,11 @@ def _in_lockstep(
                 for play in live:
                     play.abort(cause)
                 continue
-            for play, generation in zip(live, generations, strict=True):
-                play.guard(partial(play.take_turn, generation))
+            turns = [(play, partial(play.take_turn, generation)) for play, generation in zip(live, generations, strict=True)]
+            for play, take in turns:
+                if play.user is None:
+                    play.guard(take)
+            at_once(lambda turn: turn[0].guard(turn[1]), [turn for turn in turns if turn[0].user is not None])
             tell()
 
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..worlds.protocol import Message
+from .response import read_response
 from .template import call_arguments
 from .tokenizers import ChatTokenizer
 
@@ -39,10 +40,34 @@ def parse(tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]], ids: Seq
         written.pop()
     if tokenizer.call_form == "template":
         return _read_by_template(tokenizer, tools, written)
+    thought, said = _think(tokenizer, written)
+    message = _read_said(tokenizer, tools, said)
+    if thought is None:
+        return message
+    reasoning = tokenizer.decode(thought).strip("\n")
+    return message | {"content": message["content"].lstrip("\n")} | ({"reasoning_content": reasoning} if reasoning else {})
+
+
+def _think(tokenizer: ChatTokenizer, ids: list[int]) -> tuple[list[int] | None, list[int]]:
+    """What the model thought, None where it did not, and what it said."""
+    is_thinking = tokenizer.opens_thinking
+    if not is_thinking and not (tokenizer.think_ids and tokenizer.think_ids[0] in ids):
+        return None, ids
+    begin, end = tokenizer.think_ids
+    thought, said = list[int](), list[int]()
+    for token in ids:
+        if token == (end if is_thinking else begin):
+            is_thinking = not is_thinking
+        else:
+            (thought if is_thinking else said).append(token)
+    return thought, said
+
+
+def _read_said(tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]], ids: list[int]) -> Message:
     call_ids = tokenizer.call_ids
-    if not call_ids or call_ids[0] not in written:
-        return {"role": "assistant", "content": tokenizer.decode(written)}
-    before, *calls = _split(written, call_ids[0])
+    if not call_ids or call_ids[0] not in ids:
+        return {"role": "assistant", "content": tokenizer.decode(ids)}
+    before, *calls = _split(ids, call_ids[0])
     texts, functions = [before], list[Function]()
     for call in calls:
         body, *after = _split(call, call_ids[1]) if len(call_ids) == 2 else [call]
@@ -67,8 +92,9 @@ def _read(tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]], text: st
 
 def _read_by_template(tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]], ids: list[int]) -> Message:
     text = tokenizer.decode(ids)
+    assert tokenizer.response is not None
     try:
-        found = tokenizer.hf.parse_response(text, prefix=tokenizer.generation_prompt, tools=[dict(tool) for tool in tools])
+        found = read_response(tokenizer.response, text, tokenizer.generation_prompt, tools)
         calls = [_function(one["function"]["name"], one["function"]["arguments"]) for one in found.get("tool_calls") or ()]
     except Exception:  # what a parser that a tokenizer's author wrote in regular expressions raises on a model's text is anything
         is_call = not {*tokenizer.call_ids}.isdisjoint(ids)

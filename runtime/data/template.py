@@ -171,7 +171,7 @@ class Sentinels:
         masked: Message = {"role": message["role"], "content": self.put(message.get("content") or "")}
         if calls := message.get("tool_calls"):
             masked["tool_calls"] = [self._put_call(call) for call in calls]
-        for key in ("name", "tool_call_id"):
+        for key in ("reasoning_content", "name", "tool_call_id"):
             if isinstance(message.get(key), str):
                 masked[key] = self.put(message[key])
         return masked

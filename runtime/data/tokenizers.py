@@ -6,18 +6,19 @@ never write, and gives text of the data ids that are never control ids. What it 
 
 import hashlib
 import json
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import regex
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_parsing.response_templates import load_response_template
+from transformers.utils.chat_parsing.response_templates import ResponseTemplate
 
 from ...compiler.canonical import canonical_json
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import Model
+from .response import load_response
 from .template import ChatTemplate, Slot, sentinel, split_slots
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -40,7 +41,10 @@ class ChatTokenizer:
         pad_id: what fills a row.
         call_form: how a tool call is written, and so who reads it (`parser.py`); None where the template writes none. It follows
             from the tokenizer's files alone.
+        response: the `response_template` that reads a turn, where the tokenizer has one.
         call_ids: control tokens of a tool call: what comes before it and, where the form has one, after it.
+        think_ids: the tokens around what the model thinks before it acts (`<think>`, `</think>`), where it may write them.
+        opens_thinking: whether the template writes the first of them itself, before the model's turn.
         generation_prompt: what the template writes before the model's turn, behind a placeholder for the user's.
         invalid_ids: ids that the assistant may never write: control tokens but for the end of a turn and the call markers, and
             rows of the embedding that stand for no token.
@@ -60,10 +64,14 @@ class ChatTokenizer:
         self.pad_id = self.end_of_turn_id if hf.pad_token_id is None else int(hf.pad_token_id)
         self.vocabulary_size = -(-len(hf) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         self.generation_prompt = self.template.text([USER], (), generation_prompt=True)
+        self.response: ResponseTemplate | None = None
         self.call_form, self.call_ids = self._find_call_form()
         special = {index for index, token in added.items() if token.special}
         never = special | {self.pad_id} | set(range(len(hf), self.vocabulary_size))
         self.invalid_ids = frozenset(never - {self.end_of_turn_id, *self.call_ids})
+        self.think_ids = self._find_think_ids()
+        prompted = [one for one in self.literal_ids(self.generation_prompt) if one in self.think_ids]
+        self.opens_thinking = bool(prompted) and prompted[-1] == self.think_ids[0]
         self.digest = _digest(self.backend, hf)
         self.text_ids = lru_cache(TEXT_CACHE_ENTRIES)(self._text_ids)
 
@@ -104,8 +112,8 @@ class ChatTokenizer:
     def _find_call_form(self) -> tuple[CallForm | None, tuple[int, ...]]:
         if self.hf.response_template is not None:
             try:
-                load_response_template(self.hf.response_template)
-            except (ValueError, TypeError, KeyError, re.error) as error:
+                self.response = load_response(self.hf.response_template)
+            except (ValueError, TypeError, KeyError, AttributeError, regex.error) as error:
                 raise UserError(
                     f"the response template of tokenizer {self.name} cannot be used: {error}",
                     exit_code=ExitCode.SPEC,
@@ -121,6 +129,11 @@ class ChatTokenizer:
             form = "xml" if "<function=" in self._written_call() else "json"
             return form, (vocabulary["<tool_call>"], vocabulary["</tool_call>"])
         return None, ()
+
+    def _find_think_ids(self) -> tuple[int, ...]:
+        vocabulary = self.hf.get_added_vocab()
+        marks = tuple(vocabulary[mark] for mark in ("<think>", "</think>") if mark in vocabulary)
+        return marks if len(marks) == 2 and self.invalid_ids.isdisjoint(marks) else ()
 
     def _written_call(self) -> str:
         """A turn with a tool call, as the template writes it."""

@@ -1,6 +1,7 @@
 """Promises of users in rollouts: what they say is context, counts, and is the same again; a model that speaks for one may fail."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -146,6 +147,26 @@ def test_a_model_speaks_for_the_user_and_its_words_are_context(concurrent: bool)
     assert not any("tool" in line["text"] for shown in persona.shown for line in shown["dialogue"]), "a user sees no calls"
 
 
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_users_of_several_episodes_are_asked_at_once(concurrent: bool) -> None:
+    persona, lock, together, flying = Persona(), threading.Lock(), threading.Event(), 0
+
+    def reply(handler: BaseHTTPRequestHandler, question: dict[str, Any]) -> None:
+        nonlocal flying
+        with lock:
+            flying += 1
+            if flying == 2:
+                together.set()
+        together.wait(1)  # for another question, which never comes where users wait for each other
+        with lock:
+            flying -= 1
+            persona(handler, question)
+
+    with serving(reply) as url:
+        play(concurrent, users={"desk": user_at(url)})
+    assert together.is_set()
+
+
 FAULTS = {
     "loading": (500, b"the model is loading"),
     "HTML": (200, b"<html>welcome to the gateway</html>"),
@@ -164,9 +185,15 @@ def test_a_user_that_fails_once_is_asked_again(fault: str) -> None:
 
 
 def test_a_user_that_fails_for_long_aborts_the_episode_which_is_played_again() -> None:
-    with serving(Persona([FAULTS["HTML"]] * 3)) as url:
+    persona, faults = Persona(), [FAULTS["HTML"][1]] * 3
+
+    def reply(handler: BaseHTTPRequestHandler, question: dict[str, Any]) -> None:
+        is_first = f"The name is {name_of(TASKS[0])}." in question["messages"][1]["content"]
+        send(handler, faults.pop()) if is_first and faults else persona(handler, question)
+
+    with serving(reply) as url:
         played = play(False, users={"desk": user_at(url)})
-    assert sorted(one.interruptions for one in played) == [0, 0, 0, 1]
+    assert [one.interruptions for one in played] == [1, 0, 0, 0]
     assert {one.status for one in played} == {"COMPLETED"}
 
 

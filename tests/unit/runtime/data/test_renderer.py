@@ -1,6 +1,7 @@
 """The renderer's promises: append-only, no forged control tokens, the mask, and the way back."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import BUILTIN_FOLDERS, ChatTokenizer, load_tokenizer_folder
 from polymath.specs.diagnostics import UserError
 from test_tokenizers import RESPONSE
+from tokenizers import AddedToken
 
 TOKENIZERS = {name: load_tokenizer_folder(folder, name) for name, folder in BUILTIN_FOLDERS.items()}
 WORDS, BYTES = TOKENIZERS["builtin:tiny-words"], TOKENIZERS["builtin:bytes"]
@@ -232,6 +234,99 @@ def test_calls_of_other_forms_are_read_back_and_broken_ones_are_calls_without_a_
     broken = tokenizer.decode(turn).replace("search", "").replace("{", "")
     names = [one["function"]["name"] for one in renderer.parse(list(tokenizer.literal_ids(broken)))["tool_calls"]]
     assert "" in names
+
+
+QWEN = '"<|im_start|>assistant\\n" + message.content'  # what the built-in template writes of a turn
+THOUGHTS = {  # the fields of transformers' own template for Qwen3
+    "thinking": {"open_pattern": r"<think>\s*", "close_pattern": r"\s*</think>\s*", "content": "text"},
+    **RESPONSE["fields"],
+}
+
+
+def _thinking(form: str, *, prompted: bool = False) -> ChatTokenizer:
+    """A tokenizer whose template lays thoughts out as Qwen's do; `prompted` where it opens them for the model."""
+    hf = build_bytes()
+    hf.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    source = (XML if form == "xml" else BYTES).hf.chat_template
+    thoughts = '"<think>\\n" + (message.reasoning_content or "") + "\\n</think>\\n\\n" + message.content'
+    turn = QWEN.replace("message.content", thoughts)
+    hf.chat_template = source.replace(QWEN, turn)
+    if prompted:
+        hf.chat_template = hf.chat_template.replace('"<|im_start|>assistant\\n" }}', '"<|im_start|>assistant\\n<think>\\n" }}')
+    assert turn in hf.chat_template
+    if form == "template":
+        hf.response_template = {**RESPONSE, "fields": THOUGHTS}
+    return ChatTokenizer(hf, form)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("form", ["json", "xml", "template"])
+def test_what_the_model_thinks_is_kept_apart_from_its_answer_and_its_calls(form: str, prompted: bool) -> None:
+    tokenizer = _thinking(form, prompted=prompted)
+    assert tokenizer.call_form == form
+    renderer = Renderer(tokenizer, TOOLS)
+    renderer.require_readable_calls()
+    calls = [{"id": "call_0", **call("search", {"query": "a", "limit": 3})}]
+    for message in (
+        {"content": "It is 4.", "reasoning_content": "2 + 2,\n\nwhich is 4"},
+        {"content": "It is 4."},
+        {"content": "", "reasoning_content": "a call", "tool_calls": calls},
+        {"content": "I look.", "reasoning_content": "a call", "tool_calls": calls},
+    ):
+        turn = renderer.turn({"role": "assistant", **message})
+        read = renderer.parse(turn)
+        assert read == {"role": "assistant", **message}
+        assert renderer.turn(read) == turn
+    conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}]
+    rendered = renderer.render([*conversation, *conversation])
+    said = tokenizer.decode([one for one, written in zip(rendered.ids, rendered.written, strict=True) if written])
+    assert said.count("c\n</think>\n\nb<|im_end|>") == 2 and "user" not in said  # thoughts are trained on as all that it wrote
+
+
+@pytest.mark.parametrize(
+    ("written", "content", "thought"),
+    [
+        ("<think>no end", "", "no end"),
+        ("<think>I could <tool_call>{}</tool_call></think>4", "4", "I could <tool_call>{}</tool_call>"),
+        ("<think></think>4", "4", None),
+        ("4</think>", "4</think>", None),
+        ("4", "4", None),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "template"])
+def test_thoughts_that_are_not_as_a_template_writes_them(form: str, written: str, content: str, thought: str | None) -> None:
+    tokenizer = _thinking(form)
+    read = Renderer(tokenizer, TOOLS).parse([*tokenizer.literal_ids(written), tokenizer.end_of_turn_id])
+    assert (read["content"], read.get("reasoning_content"), "tool_calls" in read) == (content, thought, False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": {"close_pattern": r"(?:(?:a|a)+)+b", "content": "text"}},  # every way to fail
+        {"thinking": {"open_pattern": "", "close_pattern": "", "repeats": True}, "content": {"content": "text"}},  # nothing
+        {
+            "tool_calls": {
+                "open": "<tool_call>", "close": "</tool_call>", "content": "xml-inline", "repeats": True,
+                "content_args": {"tag_pattern": r"(?P<key>(?:a|a)+)+(?P<value>b)"},
+            },
+            "content": {"content": "text"},
+        },
+    ],
+    ids=["anchor", "nothing", "tags"],
+)  # fmt: skip
+def test_a_hostile_response_template_holds_no_turn_up(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polymath.runtime.data.response.READ_SECONDS", 0.2)
+    hf = build_bytes()
+    hf.chat_template, hf.response_template = BYTES.hf.chat_template, {**RESPONSE, "fields": fields}
+    tokenizer = ChatTokenizer(hf, "hostile")
+    written = "<tool_call>" + "a" * 60 + "!</tool_call>"
+    read: list[Any] = []
+    ids = [*tokenizer.literal_ids(written), tokenizer.end_of_turn_id]
+    thread = threading.Thread(target=lambda: read.append(Renderer(tokenizer).parse(ids)), daemon=True)  # no signal reaches it
+    thread.start()
+    thread.join(60)
+    assert [one["function"] for one in read[0]["tool_calls"]] == [{"name": "", "arguments": written}]
 
 
 def test_tools_are_not_offered_by_a_tokenizer_that_cannot_call_them() -> None:
