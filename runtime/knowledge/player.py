@@ -10,6 +10,7 @@ What it does not do: end what hangs. A call that is not back in time is left alo
 import json
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -287,12 +288,13 @@ class _Game:
 
 
 class _Worker:
-    """A thread that does one thing after another, and is left alone when one does not end."""
+    """A thread that does one thing after another, and is left alone when one does not end. It ends after its worker is gone."""
 
     def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="tools", daemon=True).start()
+        threading.Thread(target=_serve, args=(self._asked, self._done), name="tools", daemon=True).start()
+        weakref.finalize(self, self._asked.put, None)
 
     def do(self, action: Callable[[], T], seconds: float) -> T:
         """Raises TimeoutError where it is not back in time, and what it raises."""
@@ -305,10 +307,13 @@ class _Worker:
             raise error
         return value
 
-    def _serve(self) -> None:
-        while True:
-            action = self._asked.get()
-            try:
-                self._done.put((action(), None))
-            except BaseException as error:
-                self._done.put((None, error))
+
+def _serve(
+    asked: "queue.SimpleQueue[Callable[[], Any] | None]", done: "queue.SimpleQueue[tuple[Any, BaseException | None]]"
+) -> None:
+    while (action := asked.get()) is not None:
+        try:
+            done.put((action(), None))
+        except BaseException as error:
+            done.put((None, error))
+        del action  # it holds on to the worker, whose end this thread waits for

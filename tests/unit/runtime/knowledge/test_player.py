@@ -1,5 +1,7 @@
 """One episode: whatever tools, pages, solvers and verifiers do, it ends in time as a record that says what happened."""
 
+import gc
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -96,6 +98,17 @@ def test_a_tool_that_hangs_ends_its_episode_in_time_and_too_many_end_the_run() -
     assert time.monotonic() - start < 10
 
 
+def test_players_that_are_gone_leave_no_threads_behind() -> None:
+    before = threading.active_count()
+    for _ in range(20):
+        assert play(Bench(), call(1), ANSWER).status == "answered"
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
 def test_a_tool_that_floods_is_cut_off_and_says_so() -> None:
     record = play(Bench(tool=lambda: "é" * 10_000_000), call(1), ANSWER, observation_bytes=1000)
     assert record.status == "answered"
@@ -183,13 +196,13 @@ def test_a_model_that_is_asked_for_its_answer_has_not_seen_the_turn_that_was_rol
     class Chat:
         asked: list[list[Message]] = []  # noqa: RUF012
 
-        def reply(self, messages: Sequence[Message], tools: Sequence[Any]) -> Reply:
+        def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
             self.asked.append(list(messages))
             return Reply(message=ANSWER if messages[-1]["content"] == ASK_FOR_ANSWER else call(0), read_tokens=0, written_tokens=0)
 
     chat, bench, used = Chat(), Bench(), []
     bench.tool = lambda: used.append(1) or "page"
-    record = Player(Bounds(turns=2)).play(bench, TASK, (), ModelSolver(chat, bench.opening(), ()))
+    record = Player(Bounds(turns=2)).play(bench, TASK, (), ModelSolver(chat, bench.opening(), (), seed=0))
     assert record.status == "forced" and len(used) == 1, "the call at the cap is not carried out"
     assert chat.asked[-1] == list(record.messages[:-1]), "what is trained on is what the model saw"
 
