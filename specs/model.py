@@ -112,6 +112,11 @@ class TrajectorySource:
         """Whether models play in it, so that its trajectories are a job of their own."""
         return self.self_play is not None and bool(self.self_play.models or self.self_play.services)
 
+    @property
+    def has_model_solver(self) -> bool:
+        """Whether a model solves its tasks, within the `limits` of the domain and with its `user`."""
+        return self.self_play is not None and self.self_play.solver is not None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
@@ -154,7 +159,10 @@ class Limits:
         numerics_when=is_given,
     )
     finalize: Finalize | None = spec_field(
-        "The forced answer; left out, an episode at a limit is cut off.", default=None, identity=LABEL, numerics_when=is_given
+        "The forced answer; left out, an episode at a limit is cut off, and in self-play asked for in the default words.",
+        default=None,
+        identity=LABEL,
+        numerics_when=is_given,
     )
 
 
@@ -168,10 +176,11 @@ class Domain:
     settings: dict[str, Any] = spec_field("Settings of the world, such as its difficulty.", default_factory=dict)
     trajectories: tuple[TrajectorySource, ...] = spec_field("Trajectory sources.", default=())
     prompts: Prompts | None = spec_field("Task counts; needed for rollouts and evaluation.", default=None)
-    limits: Limits | None = spec_field("Episode limits; needed for rollouts and evaluation.", default=None)
+    limits: Limits | None = spec_field("Episode limits; needed for rollouts, evaluation and self-play of models.", default=None)
     reward: Reward = spec_field("How episodes are rewarded.", default_factory=lambda: Reward())
     user: Service | None = spec_field(
-        "Model that speaks for the user in rollouts and evaluation, in a world that has one; left out, the world's script does.",
+        "Model that speaks for the user in a world that has one, in rollouts, evaluation and self-play that a model solves; left "
+        "out, the world's script does.",
         default=None,
         identity=LABEL,
         numerics_when=is_given,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from ...specs.build import Problem
+from ...specs.generators import USER_WORLDS
 from ...specs.model import Domain, GrpoPhase, Sft, Spec, Teacher
 from ...specs.reward import Reward
 from ..compilation import Compilation, mistake
@@ -36,6 +37,10 @@ def _check_domain(name: str, domain: Domain, is_acted_in: bool, tokenizer: str) 
         for field in unused:
             detail = f"`{field}` is of episodes in a world, and this domain has no `world`"
             yield mistake("E0303", (*path, field), detail, "add `world`, or remove this", at_key=True)
+    is_heard = is_acted_in or any(source.has_model_solver for source in domain.trajectories)
+    if domain.user is not None and domain.world in USER_WORLDS and not is_heard:
+        detail = "nobody talks with this user: nothing is rolled out or evaluated here, and no model solves in self-play"
+        yield mistake("E0303", (*path, "user"), detail, "remove it", at_key=True)
     limits = domain.limits
     if limits is not None and limits.response_tokens > limits.context_tokens:
         detail = (

@@ -271,6 +271,9 @@ class _Lowering:
         if (one := self.plays.get(job_id)) is not None and one.source.self_play is not None:
             for role, service in one.source.self_play.services.items():
                 found[role] = Role(devices=0, torchrun=(), environment={}, engine=service.model, url_env=service.url_env)
+            user = self.spec.domains[one.domain].user
+            if one.source.has_model_solver and user is not None:
+                found[f"user.{one.domain}"] = Role(devices=0, torchrun=(), environment={}, engine=user.model, url_env=user.url_env)
         routed = set(settings.get("routing", {}).values()) if kind == "distill" else set[str]()
         for name, service in self.spec.engines.teachers.items():
             if name in routed:
@@ -338,7 +341,8 @@ def _model_of(job: str) -> Input:
 def _for_writing(domain: Domain, wanted: Callable[[TrajectorySource], bool]) -> Domain:
     """A domain with those sources to write that are wanted."""
     sources = tuple(one for one in domain.trajectories if one.synthesize is not None and wanted(one))
-    return replace(domain, reward=Reward(), user=None, trajectories=sources)
+    user = domain.user if any(one.has_model_solver for one in sources) else None
+    return replace(domain, reward=Reward(), user=user, trajectories=sources)
 
 
 def _for_training(block: Sft) -> Callable[[Domain], Domain]:

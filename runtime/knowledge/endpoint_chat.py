@@ -20,11 +20,14 @@ from .roles import Reply
 SAMPLING = Sampling()
 PATIENCE = Patience(attempts=5, unreadable=2, answer_seconds=600.0, total_seconds=1800.0)
 MOST_BYTES = 4 << 20
+AT_ONCE = 8  # questions in flight, per rank and role
 PATH = "/chat/completions"
 
 
 class EndpointChat:
-    """Asks one endpoint for the next message of a conversation."""
+    """Asks one endpoint for the next message of a conversation. Safe to use from several threads."""
+
+    at_once = AT_ONCE
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class EndpointChat:
         """`patience_seconds` is that of `patience` in all, where it is another."""
         self.name = model
         patience = patience if patience_seconds is None else replace(patience, total_seconds=patience_seconds)
-        self._client = HttpClient(endpoint, patience, at_once=1)
+        self._client = HttpClient(endpoint, patience, at_once=AT_ONCE)
         self._sampling = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": response_tokens}
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:

@@ -10,6 +10,7 @@ What it does not do: end what hangs. A call that is not back in time is left alo
 import json
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Bounds:
     """What an episode may take."""
 
     turns: int = 64
+    tool_calls: int | None = None
+    wall_seconds: float | None = None  # looked at between turns
     context_tokens: int = 131_072  # of one context; a fuller one is compacted
     episode_tokens: int = 1_048_576  # of all contexts together
     compact_at: float = 0.9  # share of the context that is full before it is compacted
@@ -39,6 +42,7 @@ class Bounds:
     observation_bytes: int = 64 * 1024  # of an observation; the rest is cut off, and the observation says so
     tool_seconds: float = 60.0
     repeats: int = 3  # the same calls so often in a row are a loop
+    ask: str = ASK_FOR_ANSWER  # what the user says where an answer is forced
 
 
 class Restartable(Protocol):
@@ -49,6 +53,10 @@ class Restartable(Protocol):
 
 class SolverFailure(Exception):
     """A solver has no next message; the text says why."""
+
+
+class OutOfBudget(Exception):
+    """Tokens or money are used up, and the episode is not finished."""
 
 
 class _Over(Exception):
@@ -82,6 +90,7 @@ class Player:
 
         Raises:
             UserError: too many calls hang.
+            OutOfBudget: the models may not go on.
         """
         game = _Game(self, episode, solver)
         try:
@@ -128,7 +137,7 @@ class Player:
                     fix="mend the tools or give them more time; what was finished is kept",
                 ) from None
             raise _Over("tool hung") from None
-        except UserError:
+        except (UserError, OutOfBudget):
             raise
         except Exception as error:  # whatever a tool or verifier raises is what became of the episode
             raise _Over(f"tool died: {type(error).__name__}") from error
@@ -142,8 +151,9 @@ class _Game:
         self.messages: list[Message] = []
         self.steps: list[StepRecord] = []
         self.restarts: list[int] = []
-        self.tokens = self.context = self.turns = self.repeated = 0
-        self.finalisation = Finalisation(prompt=ASK_FOR_ANSWER)
+        self.tokens = self.context = self.turns = self.calls = self.repeated = 0
+        self.began = time.monotonic()
+        self.finalisation = Finalisation(prompt=self.bounds.ask)
         self._before: list[Any] | None = None
 
     def run(self) -> None:
@@ -157,24 +167,38 @@ class _Game:
         opening = list(self.messages)
         observations: list[Message] = []
         while not self.episode.done:
+            self._end_late()
             if self.context > self.bounds.context_tokens * self.bounds.compact_at:
                 observations = self._compact(opening, observations)
             action = self._next(observations)
             self.turns += 1
-            at_cap = self.turns >= self.bounds.turns
-            if self.finalisation.refuses(action, at_cap=at_cap):
-                action = self._answer(opening)
+            cap = self._cap(action)
+            if self.finalisation.refuses(action, at_cap=cap is not None):
+                action = self._answer(opening, cap or "turns")
+            self.calls += len(action.get("tool_calls", ()))
             observations = self._act(action)
             self._end_loops(action)
             if self.tokens > self.bounds.episode_tokens:
                 raise _Over("tokens")
-            if at_cap and not self.episode.done:
-                raise _Over("turns")
+            if cap is not None and not self.episode.done:
+                raise _Over(cap)
         if self.finalisation.asked:
             raise _Over("forced")
 
-    def _answer(self, opening: list[Message]) -> Message:
+    def _cap(self, action: Message) -> str | None:
+        """Which bound an action reaches that calls for an answer."""
+        if self.turns >= self.bounds.turns:
+            return "turns"
+        most = self.bounds.tool_calls
+        return "calls" if most is not None and self.calls + len(action.get("tool_calls", ())) > most else None
+
+    def _end_late(self) -> None:
+        if self.bounds.wall_seconds is not None and time.monotonic() - self.began >= self.bounds.wall_seconds:
+            raise _Over("time")
+
+    def _answer(self, opening: list[Message], cap: str) -> Message:
         """The answer in place of the turn that reached the cap, which is no part of the episode yet but of what the solver saw."""
+        self._end_late()
         if (restart := getattr(self.solver, "restart", None)) is not None:
             start = self.restarts[-1] if self.restarts else 0
             restart([*(opening if self.restarts else ()), *self.messages[start:]])
@@ -182,7 +206,7 @@ class _Game:
         self._append(asked)
         action = self._next([asked])
         if self.finalisation.refuses(action, at_cap=True):
-            raise _Over("turns")
+            raise _Over(cap)
         return action
 
     def _compact(self, opening: list[Message], observations: list[Message]) -> list[Message]:

@@ -1,6 +1,6 @@
 """What one proposal of self-play came to, before it is written; and how several processes share proposals.
 
-Processes share by number: in every round of theirs each plays another proposal, all of them hear of all, and each writes all of
+Processes share by number: in every round of theirs each plays other proposals, all of them hear of all, and each writes all of
 them, in order, into a graph of its own. What a proposal comes to depends on its number alone, so the graphs are the same, and the
 same as that of one process.
 """
@@ -35,14 +35,16 @@ class Proposal:
 
     Args:
         without_task: what became of it where no task was played.
-        out_of_budget: where the models could not finish it: why. Nothing of it is written.
+        unfinished: why the models could not finish it. Nothing of it is written but what it used.
+        failure: where an endpoint or a tool is why: what the error says, its exit code, and what to do.
     """
 
     rounds: tuple[Round, ...] = ()
     without_task: str = ""
     tokens: int = 0
     money: float = 0.0
-    out_of_budget: str = ""
+    unfinished: str = ""
+    failure: tuple[str, int, str | None] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For another process."""
@@ -58,7 +60,8 @@ class Proposal:
             "without_task": self.without_task,
             "tokens": self.tokens,
             "money": self.money,
-            "out_of_budget": self.out_of_budget,
+            "unfinished": self.unfinished,
+            "failure": self.failure,
         }
 
 
@@ -81,7 +84,7 @@ class Crew(Protocol):
     rank: int
     size: int
 
-    def share(self, own: Proposal) -> Sequence[Proposal]:
+    def share(self, own: Sequence[Proposal]) -> Sequence[Proposal]:
         """Everybody's, in the order of their ranks. Collective."""
         ...
 
@@ -91,5 +94,5 @@ class Alone:
 
     rank, size = 0, 1
 
-    def share(self, own: Proposal) -> Sequence[Proposal]:
-        return (own,)
+    def share(self, own: Sequence[Proposal]) -> Sequence[Proposal]:
+        return own

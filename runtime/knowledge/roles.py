@@ -1,23 +1,25 @@
 """The roles of self-play: a proposer writes tasks, a solver acts, a verifier has a word beside the checks.
 
 Each is a program (the generator and its oracle), or a chat model: the student or a teacher through the engine protocol, or any
-OpenAI-compatible endpoint. What a model says is data: an answer that cannot be used is an outcome of the attempt.
+OpenAI-compatible endpoint. What a model says is data: an answer that cannot be used is an outcome of the attempt. A model may speak
+for the user of a task besides, in place of the generator's script.
 """
 
+import contextlib
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...specs.self_play import PLAYERS, Budget
 from ..data.renderer import Renderer
 from ..engines.protocol import Engine, SamplingSettings
-from ..worlds.protocol import Message, Solver
-from .generators.base import ScriptedSolver, TaskGenerator
-from .player import SolverFailure
+from ..worlds.protocol import Message, SimulatedUser, Solver
+from .generators.base import GeneratorEpisode, ScriptedSolver, TaskGenerator
+from .player import OutOfBudget, SolverFailure, estimate_tokens
 from .records import TaskRecord, TrajectoryRecord
 
 PROPOSE = (
@@ -32,6 +34,7 @@ VERIFY = (
     'evidence, and the answer says the target. Reply with one JSON object and nothing else: {"accept": true} or {"accept": false}.'
 )
 LONGEST_INSTRUCTION = 8192
+MOST_AT_ONCE = 32  # conversations with an engine that takes many
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +56,37 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def at_once(self) -> int:
+        """Conversations that it continues side by side, each in a thread of its own."""
+        ...
+
     def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply: ...
 
 
-class OutOfBudget(Exception):
-    """Tokens or money are used up."""
+class Baton:
+    """Held by the one of several threads that runs; the others wait for it, or for a model, or for a budget's next minute.
+
+    So models are asked side by side, and nothing else of self-play has to be safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Let another thread run for a while."""
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
 
 
 @dataclass
@@ -66,14 +95,26 @@ class Spending:
 
     Args:
         processes: that share the requests of a minute.
+        whole: what this is a part of, where it is one proposal's.
+        is_closed: whether nothing more may be asked, whatever is left.
     """
 
     budget: Budget = field(default_factory=Budget)
     processes: int = 1
     tokens: int = 0
     money: float = 0.0
+    whole: "Spending | None" = None
+    is_closed: bool = False
     _next: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def part(self) -> "Spending":
+        """One proposal's, which counts for the whole too."""
+        return Spending(whole=self)
+
+    def go_on(self, tokens: int, money: float) -> None:
+        """After so much as all processes have used."""
+        self.tokens, self.money, self.is_closed = tokens, money, False
 
     def wait(self) -> None:
         """Until the next request may go.
@@ -81,6 +122,8 @@ class Spending:
         Raises:
             OutOfBudget: nothing is left for it.
         """
+        if self.whole is not None:
+            return self.whole.wait()
         self.check()
         if self.budget.requests_per_minute is not None:
             with self._lock:
@@ -91,13 +134,18 @@ class Spending:
 
     def spend(self, reply: Reply) -> None:
         """Count a reply; the one that passes a bound counts too."""
-        cost = reply.read_tokens * self.budget.read_price + reply.written_tokens * self.budget.written_price
+        budget = self.budget if self.whole is None else self.whole.budget
+        cost = reply.read_tokens * budget.read_price + reply.written_tokens * budget.written_price
         with self._lock:
             self.tokens += reply.read_tokens + reply.written_tokens
             self.money += cost / 1e6
+        if self.whole is not None:
+            self.whole.spend(reply)
 
     def check(self) -> None:
         """Raise where a bound is passed."""
+        if self.is_closed:
+            raise OutOfBudget("another proposal failed")
         if self.budget.tokens is not None and self.tokens >= self.budget.tokens:
             raise OutOfBudget(f"{self.tokens} of {self.budget.tokens} tokens are used")
         if self.budget.money is not None and self.money >= self.budget.money:
@@ -110,16 +158,37 @@ class Budgeted:
 
     model: ChatModel
     spending: Spending
+    baton: Baton
 
     @property
     def name(self) -> str:
         return self.model.name
 
+    @property
+    def at_once(self) -> int:
+        return self.model.at_once
+
     def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
-        self.spending.wait()
-        reply = self.model.reply(messages, tools, seed)
+        with self.baton.down():
+            self.spending.wait()
+            reply = self.model.reply(messages, tools, seed)
         self.spending.spend(reply)
         return reply
+
+
+@dataclass
+class BudgetedUser:
+    """A simulated user within a budget. What it reads and writes is estimated: its replies come without counts."""
+
+    user: SimulatedUser
+    spending: Spending
+
+    def reply(self, brief: str, dialogue: Sequence[Message]) -> str | None:
+        self.spending.wait()
+        said = self.user.reply(brief, dialogue)
+        read = estimate_tokens(brief) + sum(estimate_tokens(str(one["content"])) for one in dialogue)
+        self.spending.spend(Reply(message={}, read_tokens=read, written_tokens=estimate_tokens(said or "")))
+        return said
 
 
 class EngineChat:
@@ -144,6 +213,7 @@ class EngineChat:
         self.name = name
         self._engine, self._renderer, self._sampling = engine, renderer, sampling
         self._response_tokens, self._context_tokens = response_tokens, context_tokens
+        self.at_once = MOST_AT_ONCE if engine.capabilities.concurrent else 1
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Any], seed: int) -> Reply:
         renderer = self._renderer(tools)
@@ -193,15 +263,27 @@ class Roles:
     """Who plays; a role without a model is a program.
 
     Args:
+        user: who speaks for the user of a task that a model solves; left out, the generator's script.
         slip_rate, guess_rate: of the scripted solver, where no model solves.
     """
 
     proposer: ChatModel | None = None
     solver: ChatModel | None = None
     verifier: ChatModel | None = None
+    user: SimulatedUser | None = None
     spending: Spending = field(default_factory=Spending)
+    baton: Baton = field(default_factory=Baton)
     slip_rate: float = 0.0
     guess_rate: float = 0.0
+
+    @property
+    def at_once(self) -> int:
+        """Proposals that a process plays side by side: as many as every model takes, or one after another without a model."""
+        return min((model.at_once for model in (self.proposer, self.solver, self.verifier) if model is not None), default=1)
+
+    def of_proposal(self) -> "Roles":
+        """The same players, whose spending is counted on its own too."""
+        return replace(self, spending=self.spending.part())
 
     def describe(self) -> dict[str, str]:
         """For the provenance of records."""
@@ -212,16 +294,19 @@ class Roles:
         if self.proposer is None:
             return draft
         question = {"region": generator.described(draft), "draft": draft.instruction, "target": draft.target}
-        instruction = _asked(self.proposer, self.spending, PROPOSE, question, "instruction", seed)
+        instruction = self._asked(self.proposer, PROPOSE, question, "instruction", seed)
         if not isinstance(instruction, str) or not instruction.strip() or len(instruction) > LONGEST_INSTRUCTION:
             return None
         return replace(draft, instruction=instruction.strip(), key=instruction.strip())
 
-    def solve(self, generator: TaskGenerator, task: TaskRecord, opening: Sequence[Message], seed: int) -> Solver:
-        """A solver for one attempt."""
+    def solve(self, generator: TaskGenerator, task: TaskRecord, episode: GeneratorEpisode, seed: int) -> Solver:
+        """A solver for one attempt, an episode which has not begun."""
         if self.solver is None:
             return ScriptedSolver(generator, task, seed=seed, slip_rate=self.slip_rate, guess_rate=self.guess_rate)
-        return ModelSolver(Budgeted(self.solver, self.spending), opening, generator.tools_of(task), seed)
+        if self.user is not None:
+            episode.user = BudgetedUser(self.user, self.spending)
+        model = Budgeted(self.solver, self.spending, self.baton)
+        return ModelSolver(model, episode.opening(), generator.tools_of(task), seed)
 
     def vetoes(self, generator: TaskGenerator, record: TrajectoryRecord, seed: int) -> str | None:
         """Why a model's word stands against a record that the checks accept; None where nothing does."""
@@ -230,17 +315,16 @@ class Roles:
         task = record.task
         question = {"instruction": task.instruction, "target": task.target, "answer": record.answer}
         question["evidence"] = generator.described(task)
-        word = _asked(self.verifier, self.spending, VERIFY, question, "accept", seed)
+        word = self._asked(self.verifier, VERIFY, question, "accept", seed)
         return None if word is True else "the verifier refuses" if word is False else "the verifier wrote nonsense"
 
-
-def _asked(model: ChatModel, spending: Spending, instructions: str, question: dict[str, Any], field_name: str, seed: int) -> Any:
-    """The field of the one JSON object that a model was asked for; None where it wrote something else."""
-    content = json.dumps(question, ensure_ascii=False)
-    messages = [{"role": "system", "content": instructions}, {"role": "user", "content": content}]
-    try:
-        reply = Budgeted(model, spending).reply(messages, (), seed)
-        found = json.loads(str(reply.message.get("content")))
-    except (SolverFailure, ValueError, RecursionError):
-        return None
-    return found[field_name] if isinstance(found, dict) and set(found) == {field_name} else None
+    def _asked(self, model: ChatModel, instructions: str, question: dict[str, Any], field_name: str, seed: int) -> Any:
+        """The field of the one JSON object that a model was asked for; None where it wrote something else."""
+        content = json.dumps(question, ensure_ascii=False)
+        messages = [{"role": "system", "content": instructions}, {"role": "user", "content": content}]
+        try:
+            reply = Budgeted(model, self.spending, self.baton).reply(messages, (), seed)
+            found = json.loads(str(reply.message.get("content")))
+        except (SolverFailure, ValueError, RecursionError):
+            return None
+        return found[field_name] if isinstance(found, dict) and set(found) == {field_name} else None

@@ -8,15 +8,18 @@ For proposal 0, 1, 2, ... until enough are accepted, or a bound or the budget is
   5. where none does, go round again with another task of the same region, at most `rounds` times in all;
   6. write the attempts back to the graph, refused ones with the check that refused them, together with the proposal's outcome.
 A proposal is one transaction: what a kill interrupts was never written, and is played again the same. Several processes share
-proposals by number (`proposals.py`): what is written does not depend on how many they are.
+proposals by number (`proposals.py`), and each plays as many side by side as its models take: what is written does not depend on how
+many they are.
 
 What it does not do: train, or talk to the network itself (`roles.py`).
 """
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,14 +27,14 @@ from ...specs.diagnostics import ExitCode, UserError
 from .branches import add_attempt, attempts
 from .checks import CHECKS, refusals, task_refusals
 from .generators.base import TaskGenerator
-from .player import Player
+from .player import OutOfBudget, Player
 from .proposals import Alone, Attempt, Crew, Proposal, Round
 from .records import TaskRecord, TrajectoryRecord
-from .roles import OutOfBudget, Roles
+from .roles import Roles
 from .similar import is_new, remember
 from .trimming import trimmed
 
-NOTED = "self-play"
+NOTED, LOST = "self-play", "lost"  # facts of a graph: whose self-play it holds, and what its unfinished proposals used
 OUTRANKED = "outranked"  # by a better attempt at the same task
 VERIFIER = "verifier"  # of a model, which refuses what the checks accept
 ACCEPTED, REFUSED, KNOWN, NONSENSE, NOTHING = "accepted", "refused", "known", "nonsense", "nothing drawn"  # outcomes of a proposal
@@ -97,22 +100,26 @@ def self_play(
         crew: who shares the proposals, each with a copy of the graph; left out, nobody.
 
     Raises:
-        UserError: the graph holds self-play of another generator, other settings or another seed (exit 3).
+        UserError: the graph holds self-play of another generator, other settings or another seed (exit 3); or an endpoint or a
+            tool failed (exit 6), and what was finished before is written.
     """
     player, crew = player or Player(), crew or Alone()
     _note(generator, goal)
-    report = _so_far(generator)
+    report, most = _so_far(generator), goal.patience * goal.accepted
     while report.accepted < goal.accepted and not report.stopped:
-        roles.spending.tokens, roles.spending.money = report.tokens, report.money  # of all processes
-        own = _play(generator, roles, goal, player, report.proposed + crew.rank)
-        for proposal in crew.share(own):
-            if report.accepted == goal.accepted:
-                break
-            if report.proposed >= goal.patience * goal.accepted:
-                report.stopped = f"{report.proposed} proposals gave {report.accepted} accepted tasks"
-                break
-            if proposal.out_of_budget:
-                report.stopped, report.is_out_of_budget = proposal.out_of_budget, True
+        if report.proposed >= most:
+            report.stopped = f"{report.proposed} proposals gave {report.accepted} accepted tasks"
+            break
+        roles.spending.go_on(report.tokens, report.money)
+        wanted = min(goal.accepted - report.accepted, most - report.proposed)  # no more is played than may be needed
+        at_once = min(roles.at_once, math.ceil(wanted / crew.size))
+        first = report.proposed + crew.rank * at_once
+        played = crew.share(_play_side_by_side(generator, roles, goal, player, range(first, first + at_once)))
+        for place, proposal in enumerate(played):
+            if proposal.unfinished:
+                report.stopped, report.is_out_of_budget = proposal.unfinished, True
+            if report.stopped or report.accepted == goal.accepted or report.proposed == most:
+                _lose(generator, report, played[place:])
                 break
             _count(report, *_write(generator, proposal, report.proposed))
             on_progress(report)
@@ -124,30 +131,53 @@ def accepted(generator: TaskGenerator) -> Iterator[TrajectoryRecord]:
     return attempts(generator.store, accepted=True)
 
 
+def _play_side_by_side(
+    generator: TaskGenerator, roles: Roles, goal: Goal, player: Player, numbers: Sequence[int]
+) -> list[Proposal]:
+    """Proposals, in order. One that fails ends those that are not finished at their next question to a model."""
+
+    def play(number: int) -> Proposal:
+        with roles.baton:
+            mine = roles.of_proposal()
+            try:
+                return _play(generator, mine, goal, player, number)
+            except OutOfBudget as error:
+                why, failure = str(error), None
+            except UserError as error:
+                why, failure = error.message, (error.message, int(error.exit_code), error.fix)
+                roles.spending.is_closed = True
+            return Proposal(unfinished=why, failure=failure, tokens=mine.spending.tokens, money=mine.spending.money)
+
+    if len(numbers) == 1:
+        return [play(numbers[0])]
+    with ThreadPoolExecutor(len(numbers), thread_name_prefix="proposal") as pool:
+        try:
+            return list(pool.map(play, numbers))
+        except BaseException:
+            roles.spending.is_closed = True
+            raise
+
+
 def _play(generator: TaskGenerator, roles: Roles, goal: Goal, player: Player, number: int) -> Proposal:
     """One proposal; nothing of it is written."""
-    before = (roles.spending.tokens, roles.spending.money)
     rounds: list[Round] = []
     without_task = ""
-    try:
-        for again in range(goal.rounds):
-            name = f"{goal.seed}:{number}" + (f"/{again}" if again else "")
-            task = _proposed(generator, roles, goal, number, name, again)
-            if isinstance(task, str):
-                without_task = without_task or task
-                if task == NOTHING and not again:
-                    break
-                continue
-            of_task = task_refusals(generator, task)
-            if not of_task and not _is_new(generator, task, rounds):
-                without_task = without_task or KNOWN
+    for again in range(goal.rounds):
+        name = f"{goal.seed}:{number}" + (f"/{again}" if again else "")
+        task = _proposed(generator, roles, goal, number, name, again)
+        if isinstance(task, str):
+            without_task = without_task or task
+            if task == NOTHING and not again:
                 break
-            rounds.append(_attempted(generator, roles, goal, player, task, of_task, number, name))
-            if any(not one.refused for one in rounds[-1].attempts):
-                break
-    except OutOfBudget as error:
-        return Proposal(out_of_budget=str(error))
-    spent = {"tokens": roles.spending.tokens - before[0], "money": roles.spending.money - before[1]}
+            continue
+        of_task = task_refusals(generator, task)
+        if not of_task and not _is_new(generator, task, rounds):
+            without_task = without_task or KNOWN
+            break
+        rounds.append(_attempted(generator, roles, goal, player, task, of_task, number, name))
+        if any(not one.refused for one in rounds[-1].attempts):
+            break
+    spent = {"tokens": roles.spending.tokens, "money": roles.spending.money}
     return Proposal(rounds=tuple(rounds), without_task=without_task, **spent)
 
 
@@ -177,7 +207,7 @@ def _attempted(
     found: list[Attempt] = []
     for attempt in range(1 if of_task else goal.attempts):  # no solver mends a task; one try shows what it would have met
         episode = generator.start_record(task)
-        solver = roles.solve(generator, task, episode.opening(), _seed(name, attempt))
+        solver = roles.solve(generator, task, episode, _seed(name, attempt))
         record = trimmed(generator, player.play(episode, task, generator.tools_of(task), solver))
         why = refusals(generator, record, of_task)
         if not why and (veto := roles.vetoes(generator, record, _seed(name, "verify", attempt))):
@@ -253,8 +283,28 @@ def _note(generator: TaskGenerator, goal: Goal) -> None:
     generator.store.commit()  # and what the generator wrote when it was made
 
 
+def _lose(generator: TaskGenerator, report: Report, lost: Sequence[Proposal]) -> None:
+    """Count what proposals used that are not written.
+
+    Raises:
+        UserError: what failed, where one of them did and is why they are not.
+    """
+    report.tokens += sum(one.tokens for one in lost)
+    report.money += sum(one.money for one in lost)
+    known = generator.store.noted(LOST) or {"tokens": 0, "money": 0.0}
+    for name in known:
+        known[name] += sum(getattr(one, name) for one in lost)
+    generator.store.note(LOST, known)
+    generator.store.commit()
+    failure = next((one.failure for one in lost if one.failure is not None), None)
+    if lost[0].unfinished and failure is not None:
+        message, exit_code, fix = failure
+        raise UserError(message, exit_code=exit_code, fix=fix)
+
+
 def _so_far(generator: TaskGenerator) -> Report:
-    report = Report()
+    lost = generator.store.noted(LOST) or {}
+    report = Report(tokens=lost.get("tokens", 0), money=lost.get("money", 0.0))
     for outcome, counts in generator.store.sql.execute("SELECT outcome, counts FROM proposals ORDER BY number"):
         _count(report, outcome, json.loads(counts))
     return report

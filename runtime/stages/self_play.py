@@ -7,11 +7,12 @@ the trajectories do not depend on the number of ranks, as long as no model behin
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...specs.diagnostics import ExitCode, UserError
-from ...specs.model import Domain, TrajectorySource
+from ...specs.machine import Service
+from ...specs.model import Domain, Limits, TrajectorySource
 from ...specs.self_play import PLAYERS, SelfPlay
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
@@ -29,6 +30,8 @@ from ..knowledge.proposals import Alone, Proposal, proposal_from_json
 from ..knowledge.records import write_records
 from ..knowledge.roles import ChatModel, EngineChat, Roles, Spending
 from ..knowledge.selfplay import Goal, Report, accepted, self_play
+from ..simulated_user import EndpointUser, UserSilent, user_endpoint
+from ..worlds.protocol import Message
 from ..worlds.registry import verified_settings
 from .on_policy import derived_seed
 
@@ -53,15 +56,17 @@ class Ranks:
         self._context, self._folder, self._round = context, folder, 0
         folder.mkdir(exist_ok=True)
 
-    def share(self, own: Proposal) -> Sequence[Proposal]:
+    def share(self, own: Sequence[Proposal]) -> Sequence[Proposal]:
         """Everybody's, in the order of their ranks. Collective."""
-        text = json.dumps(own.as_json(), ensure_ascii=False)  # keys keep their order: that of a tool's parameters means something
+        text = json.dumps(
+            [one.as_json() for one in own], ensure_ascii=False
+        )  # keys keep their order: that of a tool's parameters means something
         self._file(self._round, self.rank).write_text(text, encoding="utf-8")
         self._context.barrier()
         everybody = [json.loads(self._file(self._round, rank).read_text(encoding="utf-8")) for rank in range(self.size)]
         self._file(self._round - 1, self.rank).unlink(missing_ok=True)  # all have read it, or they would not be here
         self._round += 1
-        return [proposal_from_json(one) for one in everybody]
+        return [proposal_from_json(one) for of_rank in everybody for one in of_rank]
 
     def _file(self, number: int, rank: int) -> Path:
         return self._folder / f"{number}.{rank}.json"
@@ -143,8 +148,8 @@ def _players(context: JobContext, one: Source, block: SelfPlay) -> tuple[Roles, 
                 response_tokens=limits.response_tokens,
                 patience_seconds=service.patience_seconds,
             )
-        if block.solver is not None:
-            bounds = Player(Bounds(turns=limits.turns, context_tokens=limits.context_tokens))
+        if one.source.has_model_solver:
+            bounds = Player(_bounds(one.domain, limits))
     if block.models:
         assert limits is not None
         folders = {name: context.input_folder(f"model.{name}") for name in sorted(set(block.models.values()))}
@@ -164,8 +169,38 @@ def _players(context: JobContext, one: Source, block: SelfPlay) -> tuple[Roles, 
     spending = Spending(block.budget, processes=context.world_size)
     roles = Roles(
         **{role: models.get(role) for role in PLAYERS},
+        user=_User(one.name, one.domain.user) if one.source.has_model_solver and one.domain.user is not None else None,
         spending=spending,
         slip_rate=one.source.slip_rate,
         guess_rate=one.source.habit_rate,
     )
     return roles, bounds
+
+
+def _bounds(domain: Domain, limits: Limits) -> Bounds:
+    """What an episode of a model may take. An answer is forced whether or not `finalize` asks for it in other words."""
+    bounds = Bounds(
+        turns=limits.turns,
+        tool_calls=limits.tool_calls,
+        wall_seconds=limits.wall_seconds,
+        context_tokens=limits.context_tokens,
+    )
+    if limits.finalize is not None:
+        bounds = replace(bounds, ask=limits.finalize.prompt)
+    if domain.user is not None:  # who is asked while the world acts
+        bounds = replace(bounds, tool_seconds=bounds.tool_seconds + domain.user.patience_seconds)
+    return bounds
+
+
+class _User:
+    """The simulated user of a domain. One that is silent ends the job, which can go on, as a silent player does."""
+
+    def __init__(self, domain: str, service: Service) -> None:
+        self._user = EndpointUser(user_endpoint(domain, service), service)
+
+    def reply(self, brief: str, dialogue: Sequence[Message]) -> str | None:
+        try:
+            return self._user.reply(brief, dialogue)
+        except UserSilent as silent:
+            fix = "mend the endpoint, its model or its key, and launch again: what was finished is kept"
+            raise UserError(str(silent), exit_code=ExitCode.FAILED, fix=fix) from silent

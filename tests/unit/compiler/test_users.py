@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+import yaml
 from polymath.compiler.driver import compile_in_memory
 from polymath.compiler.plan import Plan
 from polymath.specs.diagnostics import SpecInvalid
@@ -41,3 +43,27 @@ def test_only_a_world_with_a_user_takes_one() -> None:
         assert "world `tools` has no user" in error.message and "tool_subgraphs has" in error.message
     else:
         raise AssertionError("world `tools` took a user")
+
+
+PLAYED = "domains.tools.trajectories=[{synthesize: 9}, {name: clean, synthesize: 9}, {name: solved, synthesize: 9, self_play: %s}]"
+ENDPOINT = "{url_env: A_URL, model: m}"
+
+
+def test_a_model_that_solves_in_self_play_meets_the_user_and_programs_do_not() -> None:
+    def asking(players: str) -> set[str]:
+        plan = compiled(PLAYED % players, "domains.tools.user={url_env: USER_URL, model: talker}")
+        return {job.id for job in plan.jobs if job.kind == "synthesize" and "user.tools" in job.roles}
+
+    assert asking(f"{{solver: {ENDPOINT}}}") == {"synthesize.tools.solved"}
+    assert asking(f"{{proposer: {ENDPOINT}}}") == set()
+
+
+def test_a_user_whom_nobody_talks_with_is_refused(tmp_path: Path) -> None:
+    user = {"url_env": "USER_URL", "model": "talker"}
+    spec = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    spec["student"] = {"sft": spec["student"]["sft"]}
+    spec = {key: value for key, value in spec.items() if key not in ("teachers", "routing", "evaluate", "export")}
+    spec["domains"]["own"] = {"world": "tool_subgraphs", "trajectories": [{"synthesize": 9}], "user": user}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(SpecInvalid, match="nobody talks with this user"):
+        compile_in_memory(tmp_path / "own.yaml", ())

@@ -192,6 +192,24 @@ def test_at_the_turn_cap_one_turn_is_rolled_back_and_an_answer_is_asked_for() ->
     assert play(Bench(), call, turns=3).status == "turns"
 
 
+def test_calls_are_bounded_and_the_answer_is_asked_for_in_the_words_that_are_given() -> None:
+    bench, used = Bench(), []
+    bench.tool = lambda: used.append(1) or "page"
+    record = play(bench, call, call, call, ANSWER, tool_calls=2, ask="Say it now.")
+    assert record.status == "forced" and record.reward == 1.0 and len(used) == 2
+    assert record.messages[-2] == {"role": "user", "content": "Say it now."}
+    both = {"role": "assistant", "content": "", "tool_calls": [*call(1)["tool_calls"], *call(2)["tool_calls"]]}
+    assert play(Bench(), both, ANSWER, tool_calls=1).status == "forced", "a turn of two calls is one too many"
+    assert play(Bench(), call, tool_calls=2).status == "calls", "no call in place of the answer"
+    assert play(Bench(), call, call, ANSWER, tool_calls=2).status == "answered"
+
+
+def test_an_episode_that_takes_too_long_ends_between_two_turns() -> None:
+    record = play(Bench(tool=lambda: time.sleep(0.05) or "page"), call, ANSWER, wall_seconds=0.04)
+    assert (record.status, record.reward, len(record.messages)) == ("time", 0.0, 3)
+    assert play(Bench(), call, ANSWER, wall_seconds=60.0).status == "answered"
+
+
 def test_a_model_that_is_asked_for_its_answer_has_not_seen_the_turn_that_was_rolled_back() -> None:
     class Chat:
         asked: list[list[Message]] = []  # noqa: RUF012

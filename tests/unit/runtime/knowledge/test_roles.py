@@ -1,6 +1,7 @@
 """Roles that models play: the student through an engine, and any OpenAI-compatible endpoint."""
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from polymath.runtime.cli import main
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.engines.endpoint import Patience, endpoint_of
-from polymath.runtime.engines.protocol import Generation, SamplingSettings
+from polymath.runtime.engines.protocol import Capabilities, Generation, SamplingSettings
 from polymath.runtime.knowledge.branches import attempts
 from polymath.runtime.knowledge.endpoint_chat import EndpointChat
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.records import read_records, written_by_model
-from polymath.runtime.knowledge.roles import EngineChat, Roles
+from polymath.runtime.knowledge.roles import EngineChat, Reply, Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
 from polymath.specs.diagnostics import UserError
 from polymath.specs.machine import Service
@@ -123,7 +124,7 @@ def test_the_student_solves_through_the_engine_protocol(tmp_path: Path) -> None:
     class Student:
         """An engine that has learnt the oracle by heart; now and then a turn does not end."""
 
-        turns = 0
+        turns, capabilities = 0, Capabilities(full_vocabulary_scores=False, largest_top_k=None, expert_choices=False)
 
         def generate(self, prompts: Sequence[Sequence[int]], *, limits: Any, stop_ids: Any, **_: Any) -> list[Generation]:
             text = renderer.tokenizer.decode(list(prompts[0]))
@@ -144,6 +145,65 @@ def test_the_student_solves_through_the_engine_protocol(tmp_path: Path) -> None:
     )
     report = self_play(generator, Roles(solver=chat), Goal(accepted=3, attempts=3))
     assert report.accepted == 3 and report.statuses["solver: cut off"] > 0
+
+
+class Knows:
+    """A model that says what the oracle would, or at some seeds gives up; it notes how many ask at once.
+
+    Where several may, the first waits until another asks too.
+    """
+
+    name = "knows"
+
+    def __init__(self, generator: Any, at_once: int) -> None:
+        self.generator, self.at_once = generator, at_once
+        self.asked = self.most = self.here = 0
+        self.others, self.lock = threading.Event(), threading.Lock()
+        self.fails_at = 0  # of all questions
+
+    def reply(self, messages: Sequence[Any], tools: Sequence[Any], seed: int) -> Reply:
+        with self.lock:
+            self.asked, self.here = self.asked + 1, self.here + 1
+            self.most = max(self.most, self.here)
+            if self.here > 1:
+                self.others.set()
+            fails = self.asked == self.fails_at
+        if self.at_once > 1:
+            assert self.others.wait(10.0)
+        with self.lock:
+            self.here -= 1
+            said = oracle_message(self.generator, messages) if seed % 5 else {"role": "assistant", "content": "unknown"}
+        if fails:
+            raise UserError("it is gone", exit_code=6)
+        return Reply(message=said, read_tokens=10, written_tokens=1)
+
+
+def played_with(path: Path, at_once: int, fails_at: int = 0) -> tuple[Knows, Any, Any]:
+    generator = chains(path)
+    model = Knows(generator, at_once)
+    model.fails_at = fails_at
+    goal = Goal(accepted=6, seed=2)
+    if fails_at:
+        with pytest.raises(UserError, match="it is gone"):
+            self_play(generator, Roles(solver=model), goal)
+    report = self_play(generator, Roles(solver=model), goal)
+    rows = "SELECT number, outcome, counts FROM proposals ORDER BY number"
+    return model, report, ([one.line() for one in attempts(generator.store)], generator.store.sql.execute(rows).fetchall())
+
+
+def test_what_is_played_side_by_side_is_what_is_played_one_after_another(tmp_path: Path) -> None:
+    alone, report, written = played_with(tmp_path / "1.sqlite", 1)
+    several, same, also_written = played_with(tmp_path / "4.sqlite", 4)
+    assert alone.most == 1 < several.most <= 4
+    assert written == also_written and report == same and report.refused["answered"]
+    assert several.asked == alone.asked, "nothing is played that is not needed"
+
+
+def test_a_failure_keeps_what_was_finished_before_it_and_counts_what_it_cost(tmp_path: Path) -> None:
+    _, report, written = played_with(tmp_path / "whole.sqlite", 1)
+    model, resumed, also_written = played_with(tmp_path / "failed.sqlite", 4, fails_at=30)
+    assert written == also_written and resumed.accepted == report.accepted == 6
+    assert resumed.tokens == 11 * (model.asked - 1) > report.tokens, "all answers but the one that did not come"
 
 
 def test_the_command_line_plays_writes_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ def chains(path: Path) -> Any:
 class Says:
     """A chat model that says what it is told to, then the last thing again."""
 
-    name = "says"
+    name, at_once = "says", 1
 
     def __init__(self, *texts: Any) -> None:
         self.texts, self.asked = list(texts), []
@@ -71,8 +71,8 @@ def test_an_episode_of_nothing_but_calls_that_led_nowhere_stays_a_failed_branch_
 class Wandering(Roles):
     """The first candidate at a task reads something twice over that the path does not need; the second does not."""
 
-    def solve(self, generator: Any, task: Any, opening: Sequence[Any], seed: int) -> Any:
-        solver = super().solve(generator, task, opening, seed)
+    def solve(self, generator: Any, task: Any, episode: Any, seed: int) -> Any:
+        solver = super().solve(generator, task, episode, seed)
         self.solved = (*getattr(self, "solved", ()), task.key)
         return Detour(solver, generator) if self.solved.count(task.key) == 1 else solver
 
@@ -176,6 +176,15 @@ def test_budgets_of_tokens_and_money_stop_it_and_it_goes_on_with_more(tmp_path: 
             generator, Roles(solver=solver, spending=Spending(Budget(**{**bound, "tokens": 2000, "money": 1.0}))), Goal(accepted=5)
         )
         assert more.attempts > report.attempts and more.tokens >= report.tokens
+
+
+def test_what_an_unfinished_proposal_used_is_counted_over_all_launches(tmp_path: Path) -> None:
+    generator, proposer = chains(tmp_path / "a.sqlite"), Says("no JSON")
+    for launch in (1, 2, 3):
+        spending = Spending(Budget(tokens=110 * launch, read_price=1e4))
+        report = self_play(generator, Roles(proposer=proposer, spending=spending), Goal(accepted=5, attempts=9))
+        assert report.is_out_of_budget and report.proposed == report.outcomes["nothing drawn"]
+        assert len(proposer.asked) == launch and report.tokens == 110 * launch and report.money == pytest.approx(launch)
 
 
 def test_requests_are_spread_over_time() -> None:
