@@ -181,8 +181,9 @@ class EngineeringTree(TaskGenerator):
         return Shown("\n".join(lines) or "no node yet")
 
     def _select_node(self, task: TaskRecord, tree: _Tree, node: int) -> Shown:
+        code = self._node(tree, node).code
         tree.current = node
-        return Shown(self._node(tree, node).code)
+        return Shown(code)
 
     def _invalidate_node(self, task: TaskRecord, tree: _Tree, node: int, reason: str) -> Shown:
         self._node(tree, node).valid = False

@@ -5,7 +5,7 @@
   const facts = data.facts, contents = data.contents;
   const main = document.getElementById("main");
   const SVG = "http://www.w3.org/2000/svg";
-  const state = { text: "", domain: "", outcome: "", status: "", tool: "", episode: "" };
+  const state = { text: "", domain: "", outcome: "", status: "", refused: "", tool: "", episode: "" };
 
   function el(name, attributes, ...children) {
     const made = document.createElement(name);
@@ -37,7 +37,7 @@
     return facts.map((_, place) => place).filter((place) => {
       const one = facts[place];
       return (!state.domain || one.domain === state.domain) && (!state.outcome || one.outcome === state.outcome) &&
-        (!state.status || one.status === state.status) && (!state.tool || state.tool in one.tools) && (!text || searchable[place].includes(text));
+        (!state.status || one.status === state.status) && (!state.refused || one.refused === state.refused) && (!state.tool || state.tool in one.tools) && (!text || searchable[place].includes(text));
     });
   }
 
@@ -97,7 +97,7 @@
       const button = el("button", { type: "button", "data-episode": place, "aria-current": String(place) === state.episode ? "true" : "false" },
         el("span", { class: "key" }, one.key || "(no key)"),
         el("small", {}, `${one.domain} · ${number(one.turns)} turns · ${number(one.tokens)} tokens`),
-        el("span", { class: "badge " + kind(one.outcome) }, one.outcome));
+        el("span", { class: "badge " + kind(one.outcome) }, one.outcome), one.refused ? el("span", { class: "badge bad" }, one.refused) : null);
       button.addEventListener("click", () => { state.episode = String(place); draw(); });
       return button;
     }));
@@ -128,7 +128,7 @@
     const tools = region.tools.slice(0, 14), evidence = region.evidence.slice(0, 14);
     if (!tools.length && !evidence.length) return el("p", { class: "empty" }, "no tools and no evidence are recorded");
     const rows = Math.max(tools.length, evidence.length), height = rows * 38 + 12, width = 250, right = evidence.length ? 158 : 250;
-    const label = (text) => (text.length > 13 ? text.slice(0, 12) + "…" : text);
+    const label = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
     const y = (place) => place * 38 + 24;
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "the part of the graph that the episode touched" });
     for (const [one, other, times] of region.transitions) {
@@ -143,13 +143,14 @@
       const from = tools.indexOf(tool), to = evidence.findIndex((one) => one.id === node);
       if (from >= 0 && to >= 0) picture.append(svg("path", { d: `M 126 ${y(from)} C 140 ${y(from)} 140 ${y(to)} ${right - 6} ${y(to)}`, class: "edge" }));
     }
-    tools.forEach((name, place) => picture.append(svg("circle", { cx: 28, cy: y(place), r: 6, class: "node tool" }), svg("text", { x: 40, y: y(place) + 4 }, label(name))));
+    tools.forEach((name, place) => picture.append(svg("circle", { cx: 28, cy: y(place), r: 6, class: "node tool" }), svg("text", { x: 40, y: y(place) + 4 }, label(name, 13))));
     evidence.forEach((one, place) => {
       const title = svg("title", {}, `${one.kind}: ${one.name}`);
       const style = "node" + (one.required ? " required" : "") + (one.consulted ? "" : " unread");
-      picture.append(svg("circle", { cx: right, cy: y(place), r: 6, class: style }, title), svg("text", { x: right + 10, y: y(place) + 4 }, label(one.name)));
+      picture.append(svg("circle", { cx: right, cy: y(place), r: 6, class: style }, title), svg("text", { x: right + 10, y: y(place) + 4 }, label(one.name, 11)));
     });
-    return picture;
+    const more = region.evidence.length - evidence.length;
+    return more > 0 ? [picture, el("p", { class: "meta" }, `and ${more} more pieces of evidence`)] : picture;
   }
 
   function drawEpisode(places) {
@@ -183,7 +184,7 @@
   clear.addEventListener("click", () => { for (const name of Object.keys(state)) state[name] = ""; draw(); });
   const filters = el("form", { class: "filters" }, el("label", { class: "search" }, "search", search),
     select("domain", "domain", unique(facts.map((one) => one.domain))), select("outcome", "outcome", unique(facts.map((one) => one.outcome))),
-    select("status", "ended", unique(facts.map((one) => one.status))), select("tool", "tool", unique(facts.flatMap((one) => Object.keys(one.tools)))), clear);
+    select("status", "ended", unique(facts.map((one) => one.status))), select("refused", "refused by", unique(facts.map((one) => one.refused).filter(Boolean))), select("tool", "tool", unique(facts.flatMap((one) => Object.keys(one.tools)))), clear);
   filters.addEventListener("submit", (event) => event.preventDefault());
   const figures = el("dl", { class: "figures" }), charts = el("div", { class: "charts" });
   const list = el("section", { class: "list", "aria-label": "episodes" }), episode = el("section", { class: "episode", "aria-live": "polite" });

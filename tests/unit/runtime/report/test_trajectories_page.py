@@ -139,6 +139,19 @@ def test_a_graph_shows_what_was_refused_and_why_and_names_its_evidence(tmp_path:
     assert data["contents"][0]["region"]["reads"] == [["search", nodes[0], 1]]
 
 
+@in_browser
+def test_a_browser_chooses_by_the_check_that_refused_and_says_what_it_does_not_draw(tmp_path: Path) -> None:
+    with GraphStore.create(tmp_path / "graph.sqlite") as store:
+        nodes = tuple(store.add("evidence", f"Page {number}", "text") for number in range(20))
+        add_attempt(store, record(1, reward=1.0, evidence=nodes), accepted=True)
+        for number, check in ((2, "consulted"), (3, "unambiguous"), (4, "consulted")):
+            add_attempt(store, record(number, reward=1.0, evidence=nodes), accepted=False, reason=check)
+        store.commit()
+    shown = seen(view(tmp_path, str(tmp_path / "graph.sqlite")), "refused=consulted")
+    assert shown.count("data-episode=") == 2 and shown.count('<span class="badge bad">consulted</span>') == 2
+    assert "refused: consulted" in shown and "and 6 more pieces of evidence" in shown
+
+
 def test_a_ledger_shows_what_the_policy_wrote(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "batches")
     text = "question" + "answer"
