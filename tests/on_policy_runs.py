@@ -11,6 +11,7 @@ import torch
 from polymath.compiler.plan import Input, Job, Plan, Sources
 from polymath.runtime.data.batch import PackedBatch, slice_rows
 from polymath.runtime.data.tokenizers import load_tokenizer
+from polymath.runtime.engines.weights import Weights
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.stages.distill import DistillStage
 from polymath.runtime.stages.on_policy import Actors, OnPolicyBatches
@@ -21,6 +22,7 @@ from polymath.specs.machine import Cluster, Engines, ExpertPrecision, Precision
 from polymath.specs.model import Domain, Limits, Model, Prompts
 from polymath.specs.reward import Reward
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from weight_streams import weights_of
 
 MODEL = Model(family="qwen3_moe", checkpoint="random", tokenizer="builtin:tiny-words")
 TOKENIZER = load_tokenizer(MODEL)
@@ -74,9 +76,9 @@ class StubTrainer:
         self.config = types.SimpleNamespace(training=types.SimpleNamespace(local_batch_size=micro_batch))
         self.syncs = 0
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> Weights:
         self.syncs += 1
-        return self.model.state_dict()
+        return weights_of(self.model)
 
     def loss(self, stage: Any, batch: PackedBatch) -> tuple[float, dict[str, float]]:
         """Accumulate gradients over all ranks' micro-batches; the loss, and the stage's metrics."""

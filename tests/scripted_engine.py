@@ -17,8 +17,9 @@ from typing import Any, Literal
 from polymath.runtime.data.tokenizers import load_tokenizer_folder
 from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.transformers_engine import TransformersEngine
-from safetensors.torch import load_file
+from polymath.runtime.engines.weights import Weights
 from scripted_service import send, serving
+from weight_streams import read_folder
 
 Change = Callable[[dict[str, Any]], Any]
 """From the right answer to the one that is sent: JSON, or bytes as they are."""
@@ -94,11 +95,11 @@ class ScriptedEngine:
 
     def _collective_rpc(self, question: dict[str, Any]) -> dict[str, Any]:
         (path,) = question["args"]
-        weights = load_file(Path(path) / "model.safetensors")
+        weights = read_folder(Path(path))
         taken = dict(sorted(weights.items())[: round(len(weights) * self.share_of_update)])
         with self._lock:
             self._older = copy.deepcopy(self.engine)
-            self.engine.load_weights({**self.engine._model.state_dict(), **taken}, policy_version=0)
+            self.engine.load_weights(Weights([{**self.engine._model.state_dict(), **taken}]), policy_version=0)
         return {"results": [path]}
 
     def _completions(self, question: dict[str, Any]) -> dict[str, Any]:

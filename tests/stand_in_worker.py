@@ -17,8 +17,9 @@ from polymath.runtime.engines.frames import Frame, ragged, receive, send, sequen
 from polymath.runtime.engines.group import end_group
 from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.transformers_engine import TransformersEngine
+from polymath.runtime.engines.weights import Weights
 from polymath.runtime.launch.watch import exit_with_launcher
-from safetensors.torch import load_file
+from weight_streams import read_folder
 
 
 def interpreter(folder: Path) -> Path:
@@ -54,7 +55,7 @@ class StandIn:
     def answer(self, words: Any, tensors: Any) -> Frame:
         call, folder = words["call"], words.get("folder")
         if call == "reload":
-            self.engine.load_weights(load_file(Path(folder) / "model.safetensors"), policy_version=words["policy_version"])
+            self.engine.load_weights(Weights([read_folder(Path(folder))]), policy_version=words["policy_version"])
             self.folder, self.version = folder, words["policy_version"]
         elif folder not in (None, self.folder):
             self._open(folder)

@@ -4,13 +4,14 @@ Shapes: T tokens of one sequence, K tokens of the support, Y layers with experts
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
+from .weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +118,8 @@ class Engine(Protocol):
         """int64 [T, Y, C] each: the experts that every token visits, in any order; for engines that are capable of it."""
         ...
 
-    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Replace the weights (names of transformers' `state_dict()`, full tensors). Every rank of the job calls it."""
+    def load_weights(self, weights: Weights, *, policy_version: int) -> None:
+        """Replace the weights. Collective: every rank of the job calls it."""
         ...
 
     def close(self) -> None:

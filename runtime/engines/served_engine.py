@@ -22,6 +22,7 @@ from ..data.tokenizers import ChatTokenizer
 from .completions import Position, read_completions, sound_logprobs
 from .endpoint import HttpClient, Patience, ServiceFailure, Unreadable
 from .protocol import Capabilities, EngineInterrupted, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic, row_seed
+from .weights import Weights
 
 PATIENCE = Patience(attempts=1_000, unreadable=3, answer_seconds=900.0, total_seconds=900.0)
 AT_ONCE = 64  # requests that are out, per rank
@@ -166,7 +167,7 @@ class ServedEngine:
         """Not for a served engine: see `capabilities`."""
         raise NotImplementedError("a served engine does not tell which experts a token visits")
 
-    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
+    def load_weights(self, weights: Weights, *, policy_version: int) -> None:
         """Not for an engine that somebody else serves."""
         raise NotImplementedError("whoever serves the engine decides on its weights")
 

@@ -1,19 +1,22 @@
 """An engine in a process of its own, as the ranks of a job share it: they ask it side by side, and load its weights together."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import full_disk_is_clear
 from ..jobs import TOLD_ELSEWHERE, JobContext
+from ..shards import write_shards
 from .protocol import Capabilities, Engine, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic
+from .weights import Weights
 
 Answer = TypeVar("Answer")
-Transferring = Callable[[Mapping[str, Tensor], int], None]
+FILE_BYTES = 2**30  # of weights that are on their way through a folder
+Transferring = Callable[[Weights, int], None]
 """From weights and their policy version into every copy of an engine. Collective."""
 
 
@@ -95,7 +98,7 @@ class SharedEngine:
         """As the engine says, if it does."""
         return self._engine.expert_choices(sequences)
 
-    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
+    def load_weights(self, weights: Weights, *, policy_version: int) -> None:
         """Have every copy take the weights; their version is told only when all of them are there. Collective.
 
         Raises:
@@ -104,11 +107,13 @@ class SharedEngine:
         self._transfer(weights, policy_version)
         self.policy_version = self._engine.policy_version = policy_version
 
-    def _by_folder(self, weights: Mapping[str, Tensor], policy_version: int) -> None:
+    def _by_folder(self, weights: Weights, policy_version: int) -> None:
         """Write the weights where every copy reads them, and have every copy read them."""
         folder = self._context.folder / "weights"
         if self._context.is_first_rank:
             write_weights(weights, folder)
+        else:
+            gather_with_others(weights)
         self._context.barrier()
         agreed(self._context, lambda: self._engine.reload(folder, policy_version=policy_version) if self._owns_copy else None)
         if self._context.is_first_rank:
@@ -119,8 +124,13 @@ class SharedEngine:
         self._engine.close()
 
 
-def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """A folder that vLLM reads weights from. Weights that share memory, as tied ones do, are written once.
+def gather_with_others(weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Go to the end of a pass whose weights only other ranks want. Collective."""
+    deque(weights, maxlen=0)
+
+
+def write_weights(weights: Weights, folder: Path) -> None:
+    """A folder that vLLM reads weights from. Collective.
 
     Raises:
         UserError: the disk is full.
@@ -128,10 +138,4 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     with full_disk_is_clear(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        save_file({name: tensor.contiguous() for name, tensor in distinct(weights).items()}, folder / "model.safetensors")
-
-
-def distinct(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, those that share memory once, under the first of their names."""
-    names = {tensor.data_ptr(): name for name, tensor in reversed(weights.items())}
-    return {name: tensor for name, tensor in weights.items() if names[tensor.data_ptr()] == name}
+        write_shards(weights, folder, FILE_BYTES)

@@ -12,7 +12,7 @@ Shapes: B rows, L positions of a row, T tokens of one sequence, V vocabulary, K 
 E experts, C of them that a token visits, Y layers with experts.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from ...specs.diagnostics import ExitCode, UserError
 from .kept_rows import KeptRows
 from .protocol import Capabilities, Generation, Identity, SamplingSettings, TopK, Traffic
+from .weights import Weights
 
 LARGEST_PARAMETERS = 2_000_000_000  # a float32 copy is 8 GB in every rank's process
 LOGIT_BUDGET = 2**25  # float32 logits held at once while scoring: 128 MiB, and as much again for their softmax
@@ -249,24 +250,27 @@ class TransformersEngine:
         return results
 
     @torch.no_grad()
-    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Replace the weights, by the names of the model's own `state_dict()`; tied weights may be given once.
+    def load_weights(self, weights: Weights, *, policy_version: int) -> None:
+        """Replace the weights, each in its place as it comes; tied ones may be given once. Collective where weights are sharded.
 
         Raises:
             ValueError: a weight is missing, unknown or of another shape. Nothing was replaced then.
         """
         own = dict(self._model.named_parameters())
-        missing = own.keys() - weights.keys()
-        unknown = weights.keys() - self._model.state_dict().keys()
-        misshapen = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+        given = weights.described()
+        missing = own.keys() - given.keys()
+        unknown = given.keys() - self._model.state_dict().keys()
+        misshapen = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
         if missing or unknown or misshapen:
             raise ValueError(
                 f"weights do not fit {self._folder}: missing {sorted(missing)}, unknown {sorted(unknown)}, "
                 f"of another shape {sorted(misshapen)}"
             )
         self._kept = None
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
+        for name, tensor in weights:
+            if name in own:
+                own[name].copy_(tensor)
+            del tensor  # before the next is gathered
         self.policy_version = policy_version  # last: a version is only ever told of weights that are all there
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..jobs import JobContext
-from .shared import agreed, distinct
+from .shared import agreed, gather_with_others
 from .vllm_launch import free_port
 from .vllm_process import ProcessEngine
+from .weights import Weights
 
 PACKED_BYTES = 2**30  # of a buffer that weights are packed into, at least
 CLASSES = {"Tensor": torch.Tensor, "TypedStorage": torch.TypedStorage, "UntypedStorage": torch.UntypedStorage}
@@ -38,18 +39,17 @@ class Transfer:
         """
         self._backend, self._context = backend, context
         self._workers = len(copies) * tensor
-        self._copies, self._weights = Copies(copies, tensor), Weights()
+        self._copies, self._source = Copies(copies, tensor), Source()
         self._trainer: Any = None
 
-    def __call__(self, weights: Mapping[str, Tensor], policy_version: int) -> None:
-        """Send them. Collective, with the same full tensors on every rank.
+    def __call__(self, weights: Weights, policy_version: int) -> None:
+        """Send them. Collective.
 
         Raises:
             EngineSilent: on every rank; one of the copies is gone.
         """
-        self._weights.current, self._copies.policy_version = distinct(weights), policy_version
-        agreed(self._context, self._send)
-        self._weights.current = {}
+        self._copies.policy_version = policy_version
+        agreed(self._context, lambda: self._send(weights))
 
     def close(self) -> None:
         """Leave the copies, which may end then."""
@@ -58,48 +58,55 @@ class Transfer:
             self._trainer = None
         self._copies.close()
 
-    def _send(self) -> None:
-        if self._backend != "ipc" and not self._context.is_first_rank:
-            return  # the first rank has all that is sent; CUDA IPC shares the memory of every rank's own device
+    def _send(self, weights: Weights) -> None:
+        self._source.weights, self._source.current = weights, iter(weights)
+        try:
+            if self._backend == "ipc" or self._context.is_first_rank:  # CUDA IPC shares the memory of every rank's own device
+                self._send_by_vllm()
+        finally:
+            gather_with_others(self._source.current)  # what this rank did not send, or no more because a copy is gone
+
+    def _send_by_vllm(self) -> None:
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
         if self._trainer is None:
-            info = TRAINERS[self._backend](self._context.rank, self._workers, self._weights.current)
-            self._trainer = WeightTransferTrainerFactory.trainer_init(info, client=self._copies, source=self._weights)
+            info = TRAINERS[self._backend](self._context.rank, self._workers, self._source.weights)
+            self._trainer = WeightTransferTrainerFactory.trainer_init(info, client=self._copies, source=self._source)
         self._trainer.send_weights()
 
 
-def _over_nccl(rank: int, workers: int, weights: Mapping[str, Tensor]) -> Any:
+def _over_nccl(rank: int, workers: int, weights: Weights) -> Any:
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     return NCCLTrainerInitInfo(rank=rank, master_address="127.0.0.1", master_port=free_port(), world_size=1 + workers)
 
 
-def _over_ipc(rank: int, workers: int, weights: Mapping[str, Tensor]) -> Any:
+def _over_ipc(rank: int, workers: int, weights: Weights) -> Any:
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-    largest = max(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    largest = max(tensor.nbytes for tensor in weights.described().values())
     return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=max(PACKED_BYTES, largest))
 
 
-TRAINERS: dict[str, Callable[[int, int, Mapping[str, Tensor]], Any]] = {"nccl": _over_nccl, "ipc": _over_ipc}
+TRAINERS: dict[str, Callable[[int, int, Weights], Any]] = {"nccl": _over_nccl, "ipc": _over_ipc}
 """From rank, receiving workers and weights to what vLLM's factory makes a trainer's side of."""
 
 
-class Weights:
-    """vLLM's `WeightSource`: full tensors, described and then given out in the same order."""
+class Source:
+    """vLLM's `WeightSource`: weights, described and then given out in the same order, in one pass for each time they are sent."""
 
     def __init__(self) -> None:
-        self.current: Mapping[str, Tensor] = {}
+        self.weights = Weights([])
+        self.current = iter(self.weights)
 
     def metadata(self) -> list[Any]:
         """Name, number format and shape of each."""
         from vllm.distributed.weight_transfer import ParamMeta
 
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.current.items()]
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.weights.described().items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return iter(self.current.items())
+        return self.current
 
 
 class Copies:

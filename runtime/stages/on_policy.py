@@ -252,7 +252,7 @@ class OnPolicyBatches:
 
     def _give_weights(self, version: int) -> None:
         engine = self.actors.engine
-        engine.load_weights(self.trainer.full_weights(), policy_version=version)
+        engine.load_weights(self.trainer.weights(), policy_version=version)
         if not engine.capabilities.embedded:
             canary = self.actors.canary
             told = agreed(self.context, lambda: engine_logprobs(engine, canary))

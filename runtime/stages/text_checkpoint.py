@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import write_json
+from ..shards import write_shards
 
 WITH_VISION, TEXT = "model.language_model.", "model."
 LEFT_OUT = ("model.visual.", "mtp.")
@@ -62,25 +61,8 @@ def write_text_weights(checkpoint: Path, files: list[str], folder: Path) -> int:
         parts.setdefault(new, []).append(name)
 
     open_files = {file: safe_open(checkpoint / file, framework="pt") for file in files}
-    written: list[dict[str, str]] = []
-    pending: dict[str, Tensor] = {}
-    total = 0
-
-    def flush() -> None:
-        path = f"model-{len(written) + 1:05d}.safetensors"
-        save_file(pending, folder / path, metadata={"format": "pt"})
-        written.append(dict.fromkeys(pending, path))
-        pending.clear()
-
-    for new, names in parts.items():
-        tensor = _stacked({name: open_files[where[name]].get_tensor(name) for name in names})
-        if pending and sum(one.nbytes for one in pending.values()) + tensor.nbytes > FILE_BYTES:
-            flush()
-        pending[new] = tensor
-        total += tensor.nbytes
-    flush()
-    weight_map = {name: file for names in written for name, file in names.items()}
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    written = ((new, _stacked({name: open_files[where[name]].get_tensor(name) for name in names})) for new, names in parts.items())
+    write_shards(written, folder, FILE_BYTES)
     return left_out
 
 

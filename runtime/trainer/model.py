@@ -19,6 +19,7 @@ from ...specs.machine import ExpertPrecision
 from ...te_kernels.converter import ExpertsConverter, scaled_experts
 from ...te_kernels.history import AmaxHistory
 from ...te_kernels.recipe import Recipe, TransformerEngineMissing, load
+from ..engines.weights import Weights
 from . import bootstrap
 from .attention import document_layout
 from .head import HeadConverter
@@ -116,8 +117,13 @@ def document_inputs(spec: ModelSpec, documents_BL: Tensor) -> dict[str, Any]:
     return {"attention_masks": family.masks(document_layout(documents_BL)), **family.inputs}
 
 
-@torch.no_grad()
-def transformers_weights(model: torch.nn.Module, spec: ModelSpec) -> dict[str, Tensor]:
-    """Full tensors under the names of the `state_dict()` of transformers' model. Collective: every rank calls it and gets all."""
-    full = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in model.state_dict().items()}
-    return family_of(spec.name).transformers_weights(full, spec.model)
+def transformers_weights(model: torch.nn.Module, spec: ModelSpec) -> Weights:
+    """A model's weights under the names of the `state_dict()` of transformers' model."""
+    family = family_of(spec.name)
+    state = model.state_dict(keep_vars=True)
+    first_name = {id(tensor): name for name, tensor in reversed(state.items())}  # tied weights are one parameter
+    units: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if first_name[id(tensor)] == name:
+            units.setdefault(family.joined.sub("", name), {})[name] = tensor
+    return Weights(list(units.values()), lambda unit: family.transformers_weights(unit, spec.model))

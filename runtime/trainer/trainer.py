@@ -31,6 +31,7 @@ from ...te_kernels.history import AmaxHistory
 from ..checkpoints.manager import latest_step
 from ..data.batch import PackedBatch, slice_rows
 from ..engines.protocol import EngineSilent
+from ..engines.weights import Weights
 from ..jobs import Interrupted, JobContext
 from ..losses.shard import WholeVocabulary
 from ..monitors import UPDATE_SKIPPED
@@ -361,8 +362,8 @@ class PolymathTrainer(Trainer):
             model.lm_head.reshard()
         return found
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """The current weights as full tensors under transformers' names. Collective."""
+    def weights(self) -> Weights:
+        """The current weights under transformers' names, to be gathered in passes."""
         return transformers_weights(self.model_parts[0], self.config.model_spec)
 
     def reduced(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

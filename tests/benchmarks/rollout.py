@@ -53,7 +53,7 @@ def timed(owner: Any, method: str, part: str) -> None:
 PARTS = {
     "step": (PolymathTrainer, "train_step"),
     "making the batch": (distill.DistillStage, "next_batch"),
-    "taking over the weights": (PolymathTrainer, "full_weights"),
+    "taking over the weights": (TransformersEngine, "load_weights"),
     "rollout": (on_policy.Actors, "play"),
     "generating": (TransformersEngine, "generate"),
     "scoring": (distill.DistillStage, "_score"),

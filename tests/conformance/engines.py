@@ -14,8 +14,10 @@ from polymath.runtime.engines.shared import write_weights
 from polymath.runtime.engines.transformers_engine import TransformersEngine
 from polymath.runtime.engines.vllm import connect, start_server, start_worker
 from polymath.runtime.engines.vllm_launch import EngineSettings
+from polymath.runtime.engines.weights import Weights
 from torch import Tensor
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from weight_streams import weights_of
 
 CONTEXT_TOKENS = 96
 SHAPE: Mapping[str, Any] = {
@@ -38,8 +40,8 @@ class Models:
         with torch.no_grad():
             return self.reference[name](torch.tensor([ids])).logits[0].log_softmax(-1)
 
-    def weights(self, name: str) -> dict[str, Tensor]:
-        return self.reference[name].state_dict()
+    def weights(self, name: str) -> Weights:
+        return weights_of(self.reference[name])
 
 
 def make_models(root: Path, *, tied: bool) -> Models:
@@ -75,7 +77,7 @@ class Subject:
         self.engine, self._models, self._root = engine, models, root
 
     def load(self, name: str, policy_version: int) -> None:
-        """As a training job does it: full tensors under transformers' names."""
+        """As a training job does it: a stream of full tensors under transformers' names."""
         weights = self._models.weights(name)
         if isinstance(self.engine, TransformersEngine):
             self.engine.load_weights(weights, policy_version=policy_version)

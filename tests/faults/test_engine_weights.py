@@ -18,6 +18,7 @@ from polymath.specs.diagnostics import ExitCode, UserError
 from polymath.specs.machine import ExpertPrecision, Precision
 from scripted_engine import ScriptedEngine, served
 from transformers import Qwen3MoeForCausalLM
+from weight_streams import weights_of
 
 FLOAT32 = Precision(compute="float32", experts=ExpertPrecision(format="float32"))
 CANARY = canary_of(TOKENIZER.valid_ids, 48, seed=0)
@@ -49,7 +50,7 @@ def engine(server: ScriptedEngine, process: subprocess.Popen[bytes], tmp_path: P
 @pytest.fixture
 def update(models: Mapping[str, Path], tmp_path: Path) -> Path:
     """The weights of model `b`, as the trainer hands them over."""
-    write_weights(Qwen3MoeForCausalLM.from_pretrained(models["b"]).state_dict(), tmp_path / "update")
+    write_weights(weights_of(Qwen3MoeForCausalLM.from_pretrained(models["b"])), tmp_path / "update")
     return tmp_path / "update"
 
 

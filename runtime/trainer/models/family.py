@@ -1,5 +1,6 @@
 """What the trainer must know about a model family."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,10 @@ class Family:
     """What else every forward takes."""
 
     transformers_weights: Callable[[Mapping[str, Tensor], BaseModel.Config], dict[str, Tensor]]
-    """Full weights under the names of the `state_dict()` of transformers' model."""
+    """Full weights under the names of the `state_dict()` of transformers' model; of all, or of a few that belong together."""
+
+    joined: re.Pattern[str]
+    """What tells the names of weights apart that become one weight of transformers' model; without it they are the same."""
 
 
 def refuse_unsupported(config: Mapping[str, Any], **more: Any) -> None:

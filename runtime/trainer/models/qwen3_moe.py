@@ -3,6 +3,7 @@
 Source of the layout: torchtitan 0.3.0, models/qwen3/__init__.py; of the names: transformers 5.19, models/qwen3_moe.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,8 +81,10 @@ def transformers_weights(full: Mapping[str, Tensor], config: Qwen3Model.Config) 
         weights[names[name.replace(f".{layer_number}.", ".{}.", 1)].format(layer_number)] = tensor
     for layer, weight in experts.items():
         prefix = f"model.{layer}.mlp.experts"
-        weights[f"{prefix}.gate_up_proj"] = torch.cat([weight["w1_EFD"], weight["w3_EFD"]], dim=1)
-        weights[f"{prefix}.down_proj"] = weight["w2_EDF"]
+        if "w1_EFD" in weight:
+            weights[f"{prefix}.gate_up_proj"] = torch.cat([weight["w1_EFD"], weight["w3_EFD"]], dim=1)
+        if "w2_EDF" in weight:
+            weights[f"{prefix}.down_proj"] = weight["w2_EDF"]
     return weights
 
 
@@ -92,4 +95,5 @@ FAMILY = Family(
     masks=lambda layout: layout,
     inputs={},
     transformers_weights=transformers_weights,
+    joined=re.compile(r"(?<=\.)w[13]_EFD"),
 )

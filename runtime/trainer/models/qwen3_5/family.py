@@ -5,6 +5,7 @@ Source of the layout: torchtitan 0.3.0, models/qwen3_5/__init__.py; of the names
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -155,4 +156,5 @@ FAMILY = Family(
     masks=masks,
     inputs={"special_tokens": {"image_id": -1, "video_id": -1}},  # torchtitan asks for them even where there is only text
     transformers_weights=transformers_weights,
+    joined=re.compile(r"(?<=\.)w[13]_EFD|(?<=\.in_proj_)[qkv]\b|(?<=\.conv_)[qkv]\b"),
 )

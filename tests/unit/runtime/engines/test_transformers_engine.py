@@ -8,9 +8,11 @@ import pytest
 import torch
 from polymath.runtime.engines.protocol import Generation, SamplingSettings
 from polymath.runtime.engines.transformers_engine import TransformersEngine, count_parameters
+from polymath.runtime.engines.weights import Weights
 from polymath.specs.diagnostics import UserError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from weight_streams import weights_of
 
 VOCABULARY, PAD, STOP = 48, 0, 4
 INVALID = (0, 1, 2)
@@ -164,7 +166,7 @@ def test_only_new_tokens_are_read_where_attention_is_the_only_state(family: str,
         assert read == [expected, 1]
         prompts = [[*prompt, *answer.ids, 7, 8][: len(prompt) + 4] for prompt, answer in zip(prompts, answers, strict=True)]
         expected_prompts = prompts
-    engine.load_weights(engine._model.state_dict(), policy_version=1)
+    engine.load_weights(weights_of(engine._model), policy_version=1)
     read.clear()
     engine.generate(expected_prompts, limits=[1, 1], sampling=PLAIN, stop_ids=[VOCABULARY], seed=1)
     assert read == [28]  # other weights: nothing that is kept holds
@@ -218,7 +220,7 @@ def test_token_scores_do_not_depend_on_how_they_are_batched(
 def test_loaded_weights_answer_and_carry_their_version(family: str, engine: TransformersEngine, tmp_path: Path) -> None:
     other = _save_model(tmp_path, 9, family)
     assert engine.identity().policy_version == 0
-    engine.load_weights(other.state_dict(), policy_version=7)
+    engine.load_weights(Weights([other.state_dict()]), policy_version=7)
     assert engine.identity().policy_version == 7
     assert torch.equal(engine.score_tokens([PROMPTS[1]])[0], _engine(tmp_path).score_tokens([PROMPTS[1]])[0])
 
@@ -228,7 +230,7 @@ def test_weights_that_do_not_fit_replace_nothing(family: str, engine: Transforme
     weights = dict(_save_model(tmp_path, 9, family).state_dict())
     weights.pop("model.layers.1.mlp.experts.down_proj")
     with pytest.raises(ValueError, match=r"missing \['model.layers.1.mlp.experts.down_proj'\]"):
-        engine.load_weights(weights, policy_version=7)
+        engine.load_weights(Weights([weights]), policy_version=7)
     assert engine.policy_version == 0
     assert torch.equal(engine.score_tokens([PROMPTS[1]])[0], before)
 

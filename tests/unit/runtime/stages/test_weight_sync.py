@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from on_policy_runs import TOKENIZER, StubTrainer, distill_stage
+from polymath.runtime.engines import shared as shared_engine
 from polymath.runtime.engines.protocol import EngineSilent
 from polymath.runtime.engines.shared import SharedEngine, write_weights
 from polymath.runtime.engines.transformers_engine import TransformersEngine
+from polymath.runtime.engines.weights import Weights
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.stages import on_policy
 from polymath.specs.diagnostics import ExitCode, UserError
 from safetensors.torch import load_file
+from weight_streams import read_folder
 
 
 class Elsewhere(TransformersEngine):
@@ -39,14 +42,14 @@ class Elsewhere(TransformersEngine):
         self.folders.append(folder)
         if self.fault == "gone":
             raise EngineSilent("the engine", "the engine is gone")
-        weights = load_file(folder / "model.safetensors")
+        weights = read_folder(folder)
         if self.fault == "dropped":
             weights = {name: parameter.clone() for name, parameter in self._model.named_parameters()}
         if self.fault == "half":
             weights |= {name: parameter.clone() for name, parameter in self._model.named_parameters() if "experts" in name}
         if self.fault == "broken":
             raise RuntimeError("no weights")
-        self.load_weights(weights, policy_version=policy_version)
+        self.load_weights(Weights([weights]), policy_version=policy_version)
 
     def generate(self, prompts: Any, **settings: Any) -> Any:
         written = super().generate(prompts, **settings)
@@ -111,7 +114,7 @@ def test_a_version_is_told_only_of_weights_that_are_all_there(
     shared = SharedEngine(elsewhere, context, owns_copy=True)
     elsewhere.fault = "broken"
     with pytest.raises(RuntimeError):
-        shared.load_weights(StubTrainer(models["a"]).full_weights(), policy_version=3)
+        shared.load_weights(StubTrainer(models["a"]).weights(), policy_version=3)
     assert shared.policy_version == elsewhere.policy_version == 0
 
 
@@ -119,7 +122,7 @@ def test_a_rank_without_a_copy_of_its_own_leaves_the_loading_to_the_one_that_has
     context: JobContext, models: Mapping[str, Path], elsewhere: Elsewhere
 ) -> None:
     second = dataclasses.replace(context, rank=1, world_size=2)
-    SharedEngine(elsewhere, second, owns_copy=False).load_weights({}, policy_version=3)
+    SharedEngine(elsewhere, second, owns_copy=False).load_weights(Weights([]), policy_version=3)
     assert elsewhere.folders == [] and elsewhere.policy_version == 3  # told, because every rank waited for the one that loads
 
 
@@ -138,7 +141,7 @@ def test_an_engine_that_is_gone_while_it_loads_is_told_to_every_rank_at_the_same
     elsewhere.fault = "gone"
     ranks = [dataclasses.replace(context, rank=rank, world_size=2, barrier=both.wait, any_rank=any_rank) for rank in (0, 1)]
     shared = [SharedEngine(elsewhere, one, owns_copy=one.rank == 0) for one in ranks]
-    weights = StubTrainer(models["a"]).full_weights()
+    weights = StubTrainer(models["a"]).weights()
     with ThreadPoolExecutor(2) as pool:
         loading = [pool.submit(one.load_weights, weights, policy_version=3) for one in shared]
         found = [one.exception() for one in loading]
@@ -147,9 +150,14 @@ def test_an_engine_that_is_gone_while_it_loads_is_told_to_every_rank_at_the_same
     assert [one.policy_version for one in shared] == [0, 0]
 
 
-def test_weights_that_share_memory_are_written_once(models: Mapping[str, Path], tmp_path: Path) -> None:
-    weights = StubTrainer(models["student"]).full_weights()
-    write_weights(weights, tmp_path / "weights")
-    written = load_file(tmp_path / "weights" / "model.safetensors")
-    assert weights.keys() - written.keys() == {"lm_head.weight"}
+def test_a_folder_of_bounded_files_holds_every_weight(
+    models: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_engine, "FILE_BYTES", 50_000)
+    weights = dict(StubTrainer(models["student"]).weights())
+    write_weights(Weights([weights]), tmp_path / "weights")
+    written = read_folder(tmp_path / "weights")
+    assert written.keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in written.items())
+    sizes = [sum(tensor.nbytes for tensor in load_file(path).values()) for path in (tmp_path / "weights").glob("*.safetensors")]
+    assert len(sizes) > 2 and max(sizes) <= 50_000
