@@ -14,6 +14,7 @@ from polymath.runtime.engines import shared as shared_engine
 from polymath.runtime.engines.protocol import EngineSilent
 from polymath.runtime.engines.shared import SharedEngine, write_weights
 from polymath.runtime.engines.transformers_engine import TransformersEngine
+from polymath.runtime.engines.vllm_transfer import Transfer
 from polymath.runtime.engines.weights import Weights
 from polymath.runtime.jobs import JobContext
 from polymath.runtime.stages import on_policy
@@ -161,3 +162,33 @@ def test_a_folder_of_bounded_files_holds_every_weight(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in written.items())
     sizes = [sum(tensor.nbytes for tensor in load_file(path).values()) for path in (tmp_path / "weights").glob("*.safetensors")]
     assert len(sizes) > 2 and max(sizes) <= 50_000
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_sends_nothing_or_no_more_gathers_with_the_others_to_the_end(
+    rank: int, context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over NCCL only the first rank sends, and here a copy dies after the first weight."""
+    flags: list[bool] = []
+    gathered: list[str] = []
+
+    def any_rank(flag: bool) -> bool:
+        flags.append(flag)
+        return True
+
+    def converted(unit: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        gathered.extend(unit)
+        return unit
+
+    one = dataclasses.replace(context, rank=rank, world_size=2, any_rank=any_rank)
+    transfer = Transfer("nccl", one, [], 1)
+
+    def send() -> None:
+        next(transfer._source.current)
+        raise EngineSilent("the engine", "the engine is gone")
+
+    monkeypatch.setattr(transfer, "_send_by_vllm", send)
+    with pytest.raises(EngineSilent):
+        transfer(Weights([{name: torch.ones(1)} for name in "abc"], converted), 1)
+    assert gathered == ["a", "b", "c"]
+    assert flags == [rank == 0]

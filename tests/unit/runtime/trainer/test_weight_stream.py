@@ -15,7 +15,6 @@ from polymath.runtime.engines.shared import gather_with_others, write_weights
 from polymath.runtime.engines.transformers_engine import TransformersEngine
 from polymath.runtime.engines.weights import Unit, Weights
 from polymath.runtime.stages.import_model import write_random_model
-from polymath.runtime.trainer.bootstrap import ON_CPU
 from polymath.runtime.trainer.model import family_of, model_spec, transformers_weights
 from polymath.specs.machine import ExpertPrecision
 from polymath.specs.model import HybridShape, Model, ModelShape
@@ -40,7 +39,9 @@ def _folder(path: Path, family: str) -> Path:
         hidden=32, layers=LAYERS, heads=4, kv_heads=2, head_dim=32, experts=8, experts_per_token=2, expert_hidden=32,
         context_tokens=64, tied_embeddings=True, hybrid=SHAPES[family],
     )  # fmt: skip
-    write_random_model(path, shape, load_tokenizer(Model(family=family, checkpoint="random", tokenizer="builtin:bytes", shape=shape)), 5)
+    write_random_model(
+        path, shape, load_tokenizer(Model(family=family, checkpoint="random", tokenizer="builtin:bytes", shape=shape)), 5
+    )
     return path
 
 
@@ -110,7 +111,9 @@ def _most_bytes(weights: Weights, folder: Path) -> int:
 
     def look() -> None:
         nonlocal most
-        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in gc.get_objects() if type(one) is Tensor}
+        storages = {
+            one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in gc.get_objects() if type(one) is Tensor
+        }
         most = max(most, sum(size for place, size in storages.items() if place not in own))
 
     def gathered(tensor: Tensor) -> Tensor:
