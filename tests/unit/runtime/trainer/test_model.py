@@ -87,7 +87,7 @@ def test_the_logits_of_a_packed_document_are_those_of_the_document_alone(folder:
 
 def test_the_full_weights_are_those_of_transformers_by_name_and_value(folder: Path, ours: nn.Module) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-    found = transformers_weights(ours, model_spec(folder, experts=FLOAT32))
+    found = dict(transformers_weights(ours, model_spec(folder, experts=FLOAT32)))
     assert {name for name in found if not name.startswith("lm_head")} == {name for name in theirs if not name.startswith("lm_head")}
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, theirs[name], atol=0, rtol=0)
