@@ -19,7 +19,7 @@ from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.transformers_engine import TransformersEngine
 from polymath.runtime.engines.weights import Weights
 from polymath.runtime.launch.watch import exit_with_launcher
-from weight_streams import read_folder
+from safetensors.torch import load_file
 
 
 def interpreter(folder: Path) -> Path:
@@ -55,7 +55,8 @@ class StandIn:
     def answer(self, words: Any, tensors: Any) -> Frame:
         call, folder = words["call"], words.get("folder")
         if call == "reload":
-            self.engine.load_weights(Weights([read_folder(Path(folder))]), policy_version=words["policy_version"])
+            shards = [load_file(path) for path in sorted(Path(folder).glob("*.safetensors"))]
+            self.engine.load_weights(Weights(shards), policy_version=words["policy_version"])
             self.folder, self.version = folder, words["policy_version"]
         elif folder not in (None, self.folder):
             self._open(folder)
