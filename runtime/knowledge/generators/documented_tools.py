@@ -222,8 +222,10 @@ class DocumentedTools(TaskGenerator):
                 arguments[parameter] = {"value": rng.choice(values)}
             else:
                 return None
-        calls.append({"name": name, "arguments": arguments})
-        return len(calls) - 1
+        call = {"name": name, "arguments": arguments}
+        if call not in calls:  # what was found out once is not looked up again
+            calls.append(call)
+        return calls.index(call)
 
     def _producers(self, name: str, parameter: str) -> Iterator[tuple[str, str]]:
         """Functions that return what a parameter takes, and the field."""
