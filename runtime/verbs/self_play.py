@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     models = {role: _model(options, role) for role in PLAYERS}
     with GraphStore.create(options.graph) as store:
         generator = make_generator(options.generator, _settings(options.set), store)
-        goal = Goal(accepted=options.accepted, seed=options.seed, attempts=options.attempts, rounds=options.rounds, split=None)
+        goal = Goal(accepted=options.accepted, seed=options.seed, attempts=options.attempts, rounds=options.rounds)
         roles = Roles(**models, spending=spending, slip_rate=options.slip_rate)
         bounds = Bounds(turns=options.turns, context_tokens=options.context_tokens)
         report = self_play(generator, roles, goal, Player(bounds), on_progress)

@@ -19,6 +19,7 @@ from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.records import read_records, written_by_model
 from polymath.runtime.knowledge.roles import EngineChat, Reply, Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from polymath.runtime.worlds.base import is_heldout
 from polymath.specs.diagnostics import UserError
 from polymath.specs.machine import Service
 from polymath.specs.model import Model
@@ -210,6 +211,7 @@ def test_the_command_line_plays_writes_and_goes_on(tmp_path: Path, capsys: pytes
     graph, output = str(tmp_path / "a.sqlite"), str(tmp_path / "a.jsonl")
     assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--accepted", "5", "--set", "people=30"]) == 0
     first = list(read_records(output))
+    assert not any(is_heldout("tool_subgraphs", record.task.key) for record in first), "a spec may evaluate on those"
     assert main(["self-play", "tool_subgraphs", graph, "-o", output, "--accepted", "8", "--set", "people=30", "--json"]) == 0
     assert [record.id for record in read_records(output)][:5] == [record.id for record in first]
     out = capsys.readouterr().out
