@@ -33,6 +33,8 @@ TOLD_SECONDS = 5.0  # without an answer, until whoever watches is told, and told
 CHUNK_BYTES = 65_536
 RETRIED = (408, 409, 425, 429)  # and all from 500: the service may do better next time
 SHOWN_CHARACTERS = 200
+CUT_KEY = 8  # characters: the shortest beginning of a key that is taken for one
+UNQUOTED = "'\"\\ "  # what no key has, so that it is found in a text whatever quoted it
 KEY_FILE = "_FILE"  # `<key_env>_FILE` names a file that holds the key
 T = TypeVar("T")
 
@@ -113,7 +115,7 @@ def _key(name: str, what: str, environment: Mapping[str, str]) -> str:
             key = Path(file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeError) as error:
             raise _unfit(f"{what}.key_env: the file that {name}{KEY_FILE} names cannot be read", "check its path") from error
-    if not key or not (key.isascii() and key.isprintable()):
+    if not key or not (key.isascii() and key.isprintable()) or set(key) & set(UNQUOTED):
         raise _unfit(f"{what}.key_env: {name} is not set, or is no key", f"export {name}=... or {name}{KEY_FILE}=<file>")
     return key
 
@@ -275,8 +277,11 @@ class HttpClient:
                 self.watch.waiting(now - began, "no answer yet")
 
     def redacted(self, text: str) -> str:
-        """The text without the key."""
-        return text.replace(self.endpoint.key, "***") if self.endpoint.key else text
+        """The text without the key, and without the beginning of one that was cut off."""
+        if key := self.endpoint.key:
+            for length in range(len(key), min(len(key), CUT_KEY) - 1, -1):
+                text = text.replace(key[:length], "***")
+        return text
 
 
 def read_json(chunks: Iterator[bytes]) -> Any:

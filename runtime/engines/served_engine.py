@@ -22,6 +22,7 @@ from ..data.tokenizers import ChatTokenizer
 from .completions import Position, read_completions, sound_logprobs
 from .endpoint import HttpClient, Patience, ServiceFailure, Unreadable
 from .protocol import Capabilities, EngineInterrupted, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic, row_seed
+from .supports import require_support
 from .weights import Weights
 
 PATIENCE = Patience(attempts=1_000, unreadable=3, answer_seconds=900.0, total_seconds=900.0)
@@ -103,7 +104,9 @@ class ServedEngine:
             row, prompt, limit = item
             question = {"prompt": list(prompt), "max_tokens": limit, "seed": row_seed(seed, row), **settings}
             most_bytes = ANSWER_BYTES + POSITION_BYTES * (limit + len(prompt))
-            found = self._complete(question, lambda chunks: _generation(read_completions(chunks), limit, stop_ids), most_bytes)
+            found = self._complete(
+                question, lambda chunks: _generation(read_completions(chunks), limit, stop_ids, self._vocabulary), most_bytes
+            )
             with self._counting:
                 self.traffic.generated_tokens += len(found.ids)
             return found
@@ -115,8 +118,9 @@ class ServedEngine:
 
         Raises:
             EngineSilent: the server does not answer any more.
-            UserError: it refuses, answers in another form, or names too few tokens.
+            UserError: it refuses, or answers in another form; or fewer than k ids are valid.
         """
+        require_support(k, self._vocabulary - len(self._invalid), self._vocabulary, self.owner)
 
         def group(rows: Sequence[Sequence[int]]) -> list[TopK]:
             with contextlib.suppress(_TooFew):
@@ -176,7 +180,7 @@ class ServedEngine:
         question = {"prompt": [list(row) for row in rows], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": asked}
 
         def read(chunks: Iterator[bytes]) -> None:
-            reader = _ScoreReader(rows, asked, take)
+            reader = _ScoreReader(rows, asked, self._vocabulary, take)
             reader.finish(read_completions(chunks, reader))
 
         positions = sum(len(row) for row in rows)
@@ -242,8 +246,10 @@ class _TooFew(Exception):
 class _ScoreReader:
     """Takes the positions of an answer, each only if it is about the question."""
 
-    def __init__(self, rows: Sequence[Sequence[int]], asked: int, take: Callable[[int, int, Position], None]) -> None:
-        self._rows, self._asked, self._take = rows, asked, take
+    def __init__(
+        self, rows: Sequence[Sequence[int]], asked: int, vocabulary: int, take: Callable[[int, int, Position], None]
+    ) -> None:
+        self._rows, self._asked, self._vocabulary, self._take = rows, asked, vocabulary, take
         self._seen = [0] * len(rows)
 
     def __call__(self, row: int, position: int, found: Position | None) -> None:
@@ -256,6 +262,7 @@ class _ScoreReader:
             return
         if len(found.ids) not in (max(1, self._asked), self._asked + 1) or len(set(found.ids)) < len(found.ids):
             raise Unreadable(f"scores of {len(found.ids)} tokens at position {position}, and {self._asked} were asked for")
+        _require_ids(found.ids, self._vocabulary)
         if self._rows[row][position] not in found.ids:
             raise Unreadable(f"the scores at position {position} are not of the token that stands there")
         self._take(row, position, found)
@@ -267,7 +274,14 @@ class _ScoreReader:
             raise Unreadable(f"scores of {self._seen} positions for sequences of {lengths} tokens")
 
 
-def _generation(choices: Sequence[Mapping[str, Any]], limit: int, stop_ids: Sequence[int]) -> Generation:
+def _require_ids(ids: Sequence[Any], vocabulary: int) -> None:
+    """Raises Unreadable where one of them is no id of the model's."""
+    for one in ids:
+        if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < vocabulary:
+            raise Unreadable(f"{one!r} is none of the model's {vocabulary} ids")
+
+
+def _generation(choices: Sequence[Mapping[str, Any]], limit: int, stop_ids: Sequence[int], vocabulary: int) -> Generation:
     """The one continuation of an answer.
 
     Raises:
@@ -278,9 +292,11 @@ def _generation(choices: Sequence[Mapping[str, Any]], limit: int, stop_ids: Sequ
     ids, logprobs, reason = choice.get("token_ids"), choice.get("logprobs"), choice.get("finish_reason")
     if reason == "abort":
         raise EngineInterrupted("the engine gave a continuation up")
-    if not isinstance(ids, list) or not isinstance(logprobs, dict):
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    if not isinstance(ids, list) or not isinstance(values, list):
         raise Unreadable("a continuation without ids or log-probabilities")
-    values = sound_logprobs(logprobs.get("token_logprobs") or [])
+    _require_ids(ids, vocabulary)
+    sound_logprobs(values)
     stopped = bool(ids) and ids[-1] in stop_ids
     if not 1 <= len(ids) <= limit or len(values) != len(ids) or stopped != (reason == "stop"):
         raise Unreadable(

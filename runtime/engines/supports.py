@@ -6,7 +6,24 @@ Shapes: P positions, J tokens that were named, K tokens of the support, V vocabu
 import torch
 from torch import Tensor
 
+from ...specs.diagnostics import ExitCode, UserError
+
 SLACK = 16  # tokens asked for beyond k and the invalid ones that are likely to stand before them
+
+
+def require_support(k: int, valid: int, vocabulary: int, owner: object) -> None:
+    """Refuse a support of more tokens than the assistant may write.
+
+    Raises:
+        UserError: exit code 3.
+    """
+    if k > valid:
+        raise UserError(
+            f"a support of {k} tokens was asked for, but only {valid} of the {vocabulary} ids of {owner} are ones that the "
+            "assistant may write",
+            exit_code=ExitCode.SPEC,
+            fix=f"set `student.distill.loss.support.top_k` to {valid} or less",
+        )
 
 
 def keep_valid(ids_PJ: Tensor, logprobs_PJ: Tensor, invalid_V: Tensor, k: int) -> tuple[Tensor, Tensor] | None:

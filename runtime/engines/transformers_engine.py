@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from ...specs.diagnostics import ExitCode, UserError
 from .kept_rows import KeptRows
 from .protocol import Capabilities, Generation, Identity, SamplingSettings, TopK, Traffic
+from .supports import require_support
 from .weights import Weights
 
 LARGEST_PARAMETERS = 2_000_000_000  # a float32 copy is 8 GB in every rank's process
@@ -187,13 +188,7 @@ class TransformersEngine:
         Raises:
             UserError: fewer than k ids are valid.
         """
-        if k > self.valid_ids:
-            raise UserError(
-                f"a support of {k} tokens was asked for, but only {self.valid_ids} of the {self._vocabulary} ids of "
-                f"{self._folder} are ones that the assistant may write",
-                exit_code=ExitCode.SPEC,
-                fix=f"set `student.distill.loss.support.top_k` to {self.valid_ids} or less",
-            )
+        require_support(k, self.valid_ids, self._vocabulary, self._folder)
 
         def most_likely(logprobs_PV: Tensor, _: Tensor) -> tuple[Tensor, ...]:
             top = logprobs_PV.masked_fill(self._invalid_V, -torch.inf).topk(k, dim=-1)

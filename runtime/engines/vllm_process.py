@@ -18,7 +18,7 @@ from ...specs.diagnostics import ExitCode, UserError
 from ..data.tokenizers import ChatTokenizer
 from .frames import Frame, ragged, receive, send
 from .protocol import Capabilities, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic
-from .supports import SLACK, invalid_mask, keep_valid
+from .supports import SLACK, invalid_mask, keep_valid, require_support
 
 CAPABILITIES = Capabilities(full_vocabulary_scores=True, largest_top_k=None, expert_choices=False, concurrent=True)
 SCORE_TOKENS = 2**22  # token ids and log-probabilities of one answer: 50 MB
@@ -89,14 +89,7 @@ class ProcessEngine:
         Raises:
             UserError: fewer than k ids are valid.
         """
-        valid_ids = self._vocabulary - int(self._invalid_V.sum())
-        if k > valid_ids:
-            raise UserError(
-                f"a support of {k} tokens was asked for, but only {valid_ids} of the {self._vocabulary} ids of {self._folder} are "
-                "ones that the assistant may write",
-                exit_code=ExitCode.SPEC,
-                fix=f"set `student.distill.loss.support.top_k` to {valid_ids} or less",
-            )
+        require_support(k, self._vocabulary - int(self._invalid_V.sum()), self._vocabulary, self._folder)
         found: list[TopK] = []
         for part in _parts(sequences, max(1, SCORE_TOKENS // (k + SLACK))):
             found += self._score_part(part, k)

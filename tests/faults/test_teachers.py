@@ -46,7 +46,13 @@ class Run:
 
     def stage(self, patience_seconds: float = PATIENT) -> DistillStage:
         services = {
-            name: Service(url_env=f"{name.upper()}_URL", model="model", patience_seconds=patience_seconds) for name in self.servers
+            name: Service(
+                url_env=f"{name.upper()}_URL",
+                model="model",
+                key_env=None if server.key is None else f"{name.upper()}_KEY",
+                patience_seconds=patience_seconds,
+            )
+            for name, server in self.servers.items()
         }
         self.context.job.settings["engines"] = to_json(Engines(scorer="vllm", teachers=services))  # type: ignore[index]
         return distill_stage(self.context, self.models, self.trainer)
@@ -248,6 +254,11 @@ def _shifted_behind_the_right_tokens(positions: list[Any]) -> list[Any]:
     return [None, *(_renamed(found, right) for found, right in zip(shifted[1:], positions[1:], strict=True))]
 
 
+def _with_another_token(found: dict[str, Any]) -> dict[str, Any]:
+    *kept, (_, last) = found.items()
+    return {**dict(kept), "999999": last}
+
+
 def _renamed(found: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
     count = min(len(found), len(right))
     return dict(zip(list(right)[:count], list(found.values())[:count], strict=True)) | dict(list(right.items())[count:])
@@ -266,6 +277,10 @@ def _renamed(found: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
         (
             _positions(lambda positions: [None, *[dict(list(one.items())[:3]) for one in positions[1:]]]),
             "tokens at position 1, and",
+        ),
+        (
+            _positions(lambda positions: [None, *map(_with_another_token, positions[1:])]),
+            "999999 is none of the model's",
         ),
         (lambda answer: {"choices": answer["choices"][:-1]}, "positions for sequences of"),
         (lambda answer: b"<html><body>welcome to the gateway</body></html>", "not a completion: '<html>"),
@@ -315,3 +330,24 @@ def test_a_body_of_a_gigabyte_is_not_read(run: Run, monkeypatch: pytest.MonkeyPa
         assert time.monotonic() - began < 10 and tracemalloc.get_traced_memory()[1] < 32 << 20
         tracemalloc.stop()
     assert sent < 64 << 20
+
+
+@pytest.mark.parametrize("fault", ["repeated", "another key"])
+def test_a_key_is_in_no_message_and_in_no_file_of_the_run(
+    run: Run, fault: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = "sk-never-shown-anywhere"
+    run.servers["a"].key = key
+    monkeypatch.setenv("A_KEY", key)
+    stage = run.stage(IMPATIENT)
+    stage.next_batch(1)
+    if fault == "repeated":
+        run.servers["a"].change = lambda answer: f"<html>no use for {key}</html>".encode()
+    else:
+        monkeypatch.setattr(run.servers["a"], "_answer", lambda *_: (403, f"{key} has expired".encode()))
+    with pytest.raises(UserError) as caught:
+        stage.next_batch(2)
+    assert "***" in str(caught.value)
+    shown = (str(caught.value) + repr(caught.value.__cause__) + "".join(capfd.readouterr())).encode()
+    files = [path.read_bytes() for path in run.context.run_dir.rglob("*") if path.is_file()]
+    assert files and not any(key[:8].encode() in content for content in (shown, *files))

@@ -1,18 +1,22 @@
 """Promises of the client of a served engine, against a real server with a tiny model: the embedded engine's answers."""
 
+import contextlib
+import copy
+import dataclasses
 import json
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from on_policy_runs import TOKENIZER, save_model
 from polymath.runtime.data.renderer import Renderer
 from polymath.runtime.engines import endpoint, served_engine
-from polymath.runtime.engines.completions import read_completions
-from polymath.runtime.engines.endpoint import HttpClient, endpoint_of
+from polymath.runtime.engines.completions import Position, read_completions
+from polymath.runtime.engines.endpoint import HttpClient, Unreadable, endpoint_of
 from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.served_engine import PATIENCE, ServedEngine
 from polymath.runtime.engines.transformers_engine import TransformersEngine
@@ -192,3 +196,68 @@ def test_the_bytes_of_answers_are_counted(engine: ServedEngine) -> None:
     scored = sum(len(sequence) - 1 for sequence in SEQUENCES)
     assert engine.traffic.scored_tokens == scored and engine.traffic.sent_bytes > scored
     assert 8 * 40 < engine.traffic.received_bytes / scored < 17 * 100
+
+
+CONTINUED: Any = {"index": 0, "finish_reason": "length", "token_ids": [5, 6], "logprobs": {"token_logprobs": [-0.1, -0.2]}}
+SCORED: Any = {"index": 0, "prompt_logprobs": [None, {"6": {"logprob": -1.0}}, {"7": {"logprob": -1.0}, "8": {"logprob": -2.0}}]}
+JUNK = (
+    None, True, -1, 0, 1e400, float("nan"), "x", [], {}, [1], {"a": 1}, 10**30, "\ud800", -0.5, [None], 999_999,
+    {"999999": {"logprob": -0.1}, "6": {"logprob": -1.0}}, {"-1": {"logprob": -0.1}, "6": {"logprob": -1.0}}, {"6": None},
+)  # fmt: skip
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield at
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from _places(value[key], (*at, key))
+
+
+def _spoilt(answer: Any) -> Iterator[bytes]:
+    """The answer with junk at every place of it in turn."""
+    for *way, last in [at for at in _places(answer) if at]:
+        for junk in JUNK:
+            spoilt = copy.deepcopy(answer)
+            place = spoilt
+            for key in way:
+                place = place[key]
+            place[last] = junk
+            yield json.dumps(spoilt).encode()
+
+
+def test_whatever_a_server_answers_is_of_the_form_or_is_refused_as_unreadable() -> None:
+    read, vocabulary = 0, 100
+    for body in _spoilt({"choices": [CONTINUED]}):
+        with contextlib.suppress(Unreadable):
+            made = served_engine._generation(read_completions(iter([body])), 2, [9], vocabulary)
+            assert all(type(one) is int and 0 <= one < vocabulary for one in made.ids) and all(one <= 0 for one in made.logprobs)
+            read += 1
+    for body in _spoilt({"choices": [SCORED]}):
+        taken: list[int] = []
+
+        def take(row: int, position: int, found: Position, taken: list[int] = taken) -> None:
+            taken += found.ids
+
+        with contextlib.suppress(Unreadable):
+            reader = served_engine._ScoreReader([[5, 6, 7]], 1, vocabulary, take)
+            reader.finish(read_completions(iter([body]), reader))
+            assert len(taken) in (2, 3) and all(0 <= one < vocabulary for one in taken)
+            read += 1
+    assert read, "nothing was taken, so the test proves little"
+
+
+def test_more_tokens_than_may_be_written_are_refused_before_anything_is_asked(engine: ServedEngine, server: ScriptedEngine) -> None:
+    with pytest.raises(UserError, match=r"only [0-9]+ of the [0-9]+ ids of teacher `a`") as caught:
+        engine.score_top_k(SEQUENCES, len(TOKENIZER.valid_ids) + 1)
+    assert caught.value.exit_code == 3 and not server.asked
+
+
+@pytest.mark.parametrize("before", [0, 150, 190])
+@pytest.mark.parametrize("status", [401, 200, 500])
+def test_no_part_of_a_key_is_shown_however_a_server_repeats_it(
+    engine: ServedEngine, server: ScriptedEngine, status: int, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_answer", lambda *_: (status, b"." * before + f"{KEY!r} {KEY}".encode()))
+    engine.client.patience = dataclasses.replace(PATIENCE, attempts=2)
+    with pytest.raises(UserError) as caught:
+        engine.score_tokens(SEQUENCES[:1])
+    assert "***" in str(caught.value) and KEY[:8] not in str(caught.value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from polymath.runtime.data.tokenizers import BUILTIN_FOLDERS, load_tokenizer_folder
 from polymath.runtime.engines.protocol import Generation, SamplingSettings
 from polymath.runtime.engines.transformers_engine import TransformersEngine, count_parameters
 from polymath.runtime.engines.weights import Weights
@@ -251,3 +252,17 @@ def test_a_model_too_large_to_embed_is_refused_before_it_is_loaded(tmp_path: Pat
     with pytest.raises(UserError, match="embedded engine") as caught:
         _engine(tmp_path)
     assert caught.value.exit_code == 5
+
+
+def test_code_in_a_model_s_folder_is_never_run(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer_folder(BUILTIN_FOLDERS["builtin:bytes"])
+    _save_model(tmp_path, seed=0, family="qwen3_moe")
+    tokenizer.save(tmp_path)
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+    for name in ("config.json", "tokenizer_config.json"):
+        config = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(config | {"auto_map": dict.fromkeys(names, "own.Own")}))
+    assert _generate(_engine(tmp_path))
+    assert load_tokenizer_folder(tmp_path).digest == tokenizer.digest
+    assert not (tmp_path / "ran").exists()

@@ -3,19 +3,24 @@
 A small program stands for the interpreter that vLLM is installed in, so that none of this needs vLLM.
 """
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from polymath.compiler.plan import Mesh, Role
 from polymath.runtime.engines import vllm_launch
-from polymath.runtime.engines.vllm import gpus_of
+from polymath.runtime.engines.vllm import gpus_of, start_server
 from polymath.runtime.engines.vllm_launch import PYTHON, EngineProcess, EngineSettings, engine_python, environment
+from polymath.runtime.engines.vllm_server import KEY, RequireKey
 from polymath.runtime.launch.process import descendants
 from polymath.specs.diagnostics import ExitCode, UserError
 
@@ -151,3 +156,66 @@ def test_an_engine_sees_its_own_gpus_and_is_told_how_its_weights_come() -> None:
     told = replace(plain, transfer="nccl", gpus=("5", "4"))
     assert told.variables == {"CUDA_VISIBLE_DEVICES": "5,4"}
     assert '--weight-transfer-config={"backend": "nccl"}' in told.words
+
+
+SHOWS = """
+import json, os, sys
+from pathlib import Path
+Path(__file__).with_name("seen.json").write_text(json.dumps([sys.argv[1:], os.environ["VLLM_API_KEY"]]))
+"""
+
+
+def test_a_server_is_told_to_stay_on_loopback_to_want_its_key_and_never_to_run_a_model_s_code(
+    interpreter: Path, tmp_path: Path
+) -> None:
+    interpreter.write_text(SHOWS)
+    settings = EngineSettings(
+        folder=Path("model"), dtype="float32", context_tokens=8, sequences=1, batched_tokens=8, cache_bytes=2**20, tensor=1
+    )
+    with ExitStack() as cleanup:
+        copy = start_server(settings, tmp_path / "log", cleanup)
+        with pytest.raises(UserError, match="before it was ready"):
+            copy.wait()
+    words, key = json.loads((tmp_path / "seen.json").read_text())
+    assert [word for word in words if word.startswith("--host")] == ["--host=127.0.0.1"]
+    assert "--middleware=polymath.runtime.engines.vllm_server.RequireKey" in words
+    assert not any("trust" in word or key in word for word in words)
+    assert len(key) == 64 and key not in (tmp_path / "log").read_text() and key not in repr(copy.facts)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("given", [None, b"", b"Bearer", b"Bearer another", b"wanted"])
+def test_no_path_of_the_server_but_its_health_is_served_without_the_key(
+    kind: str, given: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "wanted")
+    reached: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            assert message["status"] == 401
+
+    def ask(path: str, authorization: bytes | None) -> None:
+        headers = [] if authorization is None else [(b"authorization", authorization)]
+        asyncio.run(RequireKey(app)({"type": kind, "path": path, "headers": headers}, None, send))
+
+    paths = (
+        "/v1/models",
+        "/collective_rpc",
+        "/reset_prefix_cache",
+        "/sleep",
+        "/server_info",
+        "/",
+        "//health",
+        "/health/",
+        "/Health",
+    )
+    for path in (*paths, "/health"):
+        ask(path, given)
+    assert reached == ["/health"]
+    for path in paths:
+        ask(path, b"Bearer wanted")
+    assert reached == ["/health", *paths]

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from polymath.compiler.driver import compile_spec
+from polymath.compiler.plan import read_plan
 from polymath.runtime.cli import main
-from polymath.runtime.launch import doctor
+from polymath.runtime.jobs import DONE
+from polymath.runtime.launch import doctor, services
 from polymath.runtime.launch.doctor import Finding, examine
 from polymath.specs.diagnostics import UserError
 
@@ -87,3 +90,21 @@ def test_an_edited_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         examine(folder)
     assert caught.value.exit_code == 4
+
+
+def test_a_teacher_whose_service_is_not_named_or_does_not_answer_fails_with_exit_5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "LOOK", replace(services.LOOK, attempts=1))
+    monkeypatch.delenv("OPERATOR_URL", raising=False)
+    folder = plan(tmp_path, "engines={teachers: {operator: {url_env: OPERATOR_URL, model: m}}}")
+    assert "engines.teachers.operator.url_env: OPERATOR_URL is not set" in by_name(examine(folder))["services"].detail
+    monkeypatch.setenv("OPERATOR_URL", "http://127.0.0.1:9/v1")
+    assert by_name(examine(folder))["services"].status == "ok", "nobody can serve what is not trained yet"
+    compiled = read_plan(folder)
+    trained = compiled.job(str(compiled.job("distill").inputs["teacher.operator"].job))
+    done = tmp_path / "runs" / compiled.name / "jobs" / trained.folder / DONE
+    done.parent.mkdir(parents=True)
+    done.write_text(json.dumps({"job": trained.id, "recipe_digest": trained.recipe_digest, "files": {}}))
+    assert "ConnectionRefused" in by_name(examine(folder))["services"].detail
+    assert main(["doctor", str(folder)]) == 5
