@@ -27,6 +27,7 @@ from ...specs.diagnostics import ExitCode, UserError
 from ..files import full_disk_is_clear, sync_folder
 from .kinds import EdgeKind, NodeKind
 
+LICENCES = "licences"  # noted: SPDX names of what was imported
 APPLICATION = 0x504D4B47  # "PMKG", in the file's header
 VERSION = 1
 SQLITE_MAGIC = b"SQLite format 3\x00"

@@ -20,7 +20,7 @@ from ..data.trajectories import bad_row, json_lines, read_json
 from ..worlds.graph import KnowledgeActionGraph
 from .branches import add_attempt
 from .conversions import read_any
-from .graph import GraphStore
+from .graph import LICENCES, GraphStore
 from .kinds import ImportKind
 
 DOCUMENT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
@@ -66,8 +66,11 @@ class Link:
     start: int
 
 
-def import_into(store: GraphStore, kind: ImportKind, source: str) -> int:
+def import_into(store: GraphStore, kind: ImportKind, source: str, licence: str | None = None) -> int:
     """Add a source to a graph and commit; returns how many documents, pages, tools or trajectories it held.
+
+    Args:
+        licence: SPDX name; every episode that is played over the graph states the licences of all that it was made of.
 
     Raises:
         UserError: exit code 3; the source is missing, or holds nothing that can be read.
@@ -75,6 +78,8 @@ def import_into(store: GraphStore, kind: ImportKind, source: str) -> int:
     count = {"documents": _documents, "wiki": _wiki, "tools": _tools, "trajectories": _trajectories}[kind](store, source)
     if not count:
         raise UserError(f"{source} holds no {kind} that can be read", exit_code=ExitCode.SPEC)
+    if licence is not None:
+        store.note(LICENCES, sorted({licence, *(store.noted(LICENCES) or ())}))
     store.commit()
     return count
 

@@ -27,6 +27,7 @@ from ...specs.diagnostics import ExitCode, UserError
 from .branches import add_attempt, attempts
 from .checks import CHECKS, refusals, task_refusals
 from .generators.base import TaskGenerator
+from .graph import LICENCES
 from .player import OutOfBudget, Player
 from .proposals import Alone, Attempt, Crew, Proposal, Round
 from .records import TaskRecord, TrajectoryRecord
@@ -213,6 +214,8 @@ def _attempted(
         if not why and (veto := roles.vetoes(generator, record, _seed(name, "verify", attempt))):
             why = {VERIFIER: veto}
         told = {"generator": generator.name, "proposal": number, "attempt": attempt, "seed": goal.seed, **roles.describe()}
+        if licences := generator.store.noted(LICENCES):
+            told["licence"] = " AND ".join(licences)
         found.append(Attempt(record=record.with_provenance(**told, checks="passed" if not why else dict(why)), refused=why))
         if not why and not generator.ranks_candidates:
             break

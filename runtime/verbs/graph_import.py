@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=IMPORT_KINDS, help="what the source holds")
     parser.add_argument("source", help="folder or file; trajectories may be a URL")
     parser.add_argument("graph", type=Path, help="file of the graph; made where it is not there")
+    parser.add_argument("--licence", help="SPDX name of the source's licence; episodes over the graph state it")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     from ..knowledge.importers import import_into
 
     with GraphStore.create(options.graph) as store:
-        count = import_into(store, options.kind, options.source)
+        count = import_into(store, options.kind, options.source, options.licence)
     if options.json:
         print_json({"ok": True, "graph": str(options.graph), "imported": count})
     else:

@@ -28,7 +28,7 @@ FLAGS = {  # every verb and its flags; `--json` and `--help` are every verb's
     "status": [],
     "report": [],
     "trajectories": ["--output", "--tokenizer", "--graph", "--limit", "--run", "--threshold", "--licence", "--contamination"],
-    "graph-import": [],
+    "graph-import": ["--licence"],
     "graph-query": ["--find", "--kind", "--name", "--from", "--to", "--edge", "--depth", "--steps", "--limit"],
     "self-play": [
         *("--output", "--accepted", "--set", "--seed", "--attempts", "--rounds", "--turns", "--context-tokens", "--slip-rate"),

@@ -13,6 +13,7 @@ from polymath.runtime.knowledge.importers import import_into
 from polymath.runtime.knowledge.roles import Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
 
+LICENCE = "CC-BY-SA-4.0"
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
  xsi:schemaLocation="http://www.mediawiki.org/xml/export-0.11/ http://www.mediawiki.org/xml/export-0.11.xsd"
  version="0.11" xml:lang="de">
@@ -135,7 +136,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wiki")
     titles = dump(folder / "dewiki-pages-articles.xml.bz2")
     with GraphStore.create(folder / "wiki.sqlite") as store:
-        assert import_into(store, "wiki", str(folder / "dewiki-pages-articles.xml.bz2")) == len(titles)
+        assert import_into(store, "wiki", str(folder / "dewiki-pages-articles.xml.bz2"), LICENCE) == len(titles)
     return folder / "wiki.sqlite"
 
 
@@ -180,6 +181,7 @@ def test_walks_over_a_dump_are_played_and_kept(walks: TaskGenerator, graph: Path
     assert {record.answer for record in records} <= {
         name for title in NAMES for name in (title, title.lower(), f"{title} River")
     } | {f"{title[0].lower()}{title[1:]}" for title in NAMES}
+    assert {record.provenance["licence"] for record in records} == {LICENCE}
     asked = [str(one) for record in records for one in record.messages if one["role"] == "assistant"]
     assert any(" River" in one for one in asked), "some walk went over a redirect"
 
