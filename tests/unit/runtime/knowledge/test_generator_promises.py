@@ -9,7 +9,8 @@ import pytest
 from polymath.runtime.knowledge.generators.base import GeneratorEpisode, ScriptedSolver
 from polymath.runtime.knowledge.generators.engineering_tree import source
 from polymath.runtime.knowledge.generators.reference_programs import linear
-from polymath.runtime.knowledge.generators.registry import make_generator
+from polymath.runtime.knowledge.generators.registry import make_generator, scratch_graph
+from polymath.runtime.knowledge.importers import Link, Page, add_pages
 from polymath.runtime.knowledge.player import Bounds, Player
 from polymath.runtime.worlds.base import Call, message_of
 
@@ -17,6 +18,8 @@ OF_THE_REPORT = {
     *("write_full_code", "patch_code", "execute_code", "execute_bash", "list_nodes", "select_node", "invalidate_node"),
     *("update_answer", "get_current_answer", "write_notes", "read_notes", "analyze"),
 }
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 
 
 def drawn(generator: Any, count: int, seed: int = 3) -> list[Any]:
@@ -96,6 +99,42 @@ def test_walks_mask_names_end_at_the_last_page_and_have_the_mean_length_that_is_
             tokens.append(record.provenance["tokens"])
         means[wanted] = statistics.mean(tokens)
     assert all(0.7 * wanted < mean < 1.3 * wanted for wanted, mean in means.items()), means
+
+
+def test_walks_turn_back_from_dead_ends_and_leave_out_what_the_report_leaves_out() -> None:
+    ring = ["Alder", "Bramble", "Cedar", "Dogwood", "Elder", "Fennel", "Gorse", "Hazel", "Ivy", "Juniper"]
+    texts = {
+        "Empty Page": (" ", []),
+        "List of farms": ("All the farms of the country stand in this one long list.", ring[:2]),
+        "Farm (disambiguation)": ("A farm is one of several things that are told apart here.", ring[:2]),
+        "Crossing": ("Crossing may refer to one of these two farms of the country.", ring[:2]),
+        "Lonely Page": ("Nothing leads away from this page about a very old stone.", []),
+    }
+    dropped = list(texts)
+    for place, name in enumerate(ring):
+        nearly, blind = f"{name}s", f"Wall of {name}"
+        onward = ring[(place + 1) % len(ring)]
+        texts[name] = f"The {name} farm has {place + 3} barns of stone beside its old orchard.", [onward, nearly, blind, *dropped]
+        texts[nearly] = f"There are {place + 60} farms of this kind in all of the country.", [onward]
+        texts[blind] = f"A lane of {place + 30} steps ends here before a wall of clay.", [name]
+    store = scratch_graph()
+    add_pages(store, [page(title, *of_page) for title, of_page in texts.items()], "here")
+    generator = make_generator("search_walks", {"hops": 4, "fewest_links": 1}, store)
+    walks = [[*(node.name for node in generator.region(task)), task.target] for task in drawn(generator, 60)]
+    for walk in walks:
+        assert set(walk[1:-1]) <= set(ring) and len(set(walk)) == len(walk), walk
+        assert walk[-1] in ring or walk[-1].startswith("Wall of"), walk
+    assert {len(walk) for walk in walks} == {5}, "a dead end before the last page is turned back from"
+
+
+def page(title: str, text: str, targets: list[str]) -> Page:
+    """With its links at the end, each after words of its own."""
+    links = []
+    for place, target in enumerate(targets):
+        text += f" A lane numbered {ORDINALS[place]} leads to "
+        links.append(Link(target=target, anchor=target, start=len(text)))
+        text += f"{target}."
+    return Page(title=title, text=text, links=links)
 
 
 @pytest.mark.parametrize("tools", [True, False])
