@@ -19,7 +19,6 @@ class Capabilities:
     """What an engine can do."""
 
     full_vocabulary_scores: bool
-    largest_top_k: int | None  # None: the whole vocabulary
     expert_choices: bool  # whether it says which experts a token visits
     concurrent: bool = False  # whether many threads may ask at once, and are answered side by side
     embedded: bool = False  # whether it is part of the trainer's process, with a copy of the weights that it is handed

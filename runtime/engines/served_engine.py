@@ -51,9 +51,7 @@ class ServedEngine:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._invalid = tokenizer.invalid_ids | frozenset(range(len(tokenizer.hf), vocabulary))
-        self.capabilities = Capabilities(
-            full_vocabulary_scores=False, largest_top_k=vocabulary - len(self._invalid), expert_choices=False, concurrent=True
-        )
+        self.capabilities = Capabilities(full_vocabulary_scores=False, expert_choices=False, concurrent=True)
         self.policy_version = 0
         self.traffic = Traffic()
         self._counting = threading.Lock()

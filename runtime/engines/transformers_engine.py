@@ -93,7 +93,7 @@ class TransformersEngine:
         self._invalid_V[[one for one in invalid_ids if one < self._vocabulary]] = True
         self._invalid_V[num_tokens:] = True
         self.valid_ids = self._vocabulary - int(self._invalid_V.sum())
-        self.capabilities = Capabilities(full_vocabulary_scores=True, largest_top_k=None, expert_choices=True, embedded=True)
+        self.capabilities = Capabilities(full_vocabulary_scores=True, expert_choices=True, embedded=True)
         self.policy_version = policy_version
         self.traffic = Traffic()
         self._kept: KeptRows | None = None

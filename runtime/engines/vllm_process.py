@@ -20,7 +20,7 @@ from .frames import Frame, ragged, receive, send
 from .protocol import Capabilities, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic
 from .supports import SLACK, invalid_mask, keep_valid, require_support
 
-CAPABILITIES = Capabilities(full_vocabulary_scores=True, largest_top_k=None, expert_choices=False, concurrent=True)
+CAPABILITIES = Capabilities(full_vocabulary_scores=True, expert_choices=False, concurrent=True)
 SCORE_TOKENS = 2**22  # token ids and log-probabilities of one answer: 50 MB
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ...specs.diagnostics import ExitCode
+from ...specs.diagnostics import ExitCode, UserError
 from ..knowledge.kinds import IMPORT_KINDS
 from .form import Verb, print_json
 
@@ -20,8 +20,14 @@ def run(options: argparse.Namespace) -> int:
     from ..knowledge.graph import GraphStore
     from ..knowledge.importers import import_into
 
-    with GraphStore.create(options.graph) as store:
-        count = import_into(store, options.kind, options.source, options.licence)
+    is_new = not options.graph.exists()
+    try:
+        with GraphStore.create(options.graph) as store:
+            count = import_into(store, options.kind, options.source, options.licence)
+    except UserError:
+        if is_new:
+            options.graph.unlink(missing_ok=True)  # nothing is in it
+        raise
     if options.json:
         print_json({"ok": True, "graph": str(options.graph), "imported": count})
     else:

@@ -13,13 +13,12 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from polymath.compiler.plan import Plan, read_plan
 from polymath.runtime.report.statistics import Estimate, domain_gains, mean_recovered
+from runs import compile_recipe, run_jobs
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "agents_a1_tiny_one_rank.yaml"
 START = ("import", "synthesize", "sft")
@@ -43,8 +42,7 @@ class Run:
     @classmethod
     def compiled(cls, folder: Path, *settings: str) -> "Run":
         """A plan of the recipe with some settings."""
-        overrides = [part for setting in settings for part in ("--set", setting)]
-        _call("polymath.runtime.cli", "compile", RECIPE, "-o", folder / "plan", *overrides)
+        compile_recipe(RECIPE, folder / "plan", settings)
         return cls(folder)
 
     def job(self, name: str) -> Path:
@@ -62,21 +60,13 @@ class Run:
         """Run jobs that are not finished; seconds."""
         began = time.perf_counter()
         if not all((self.job(name) / "DONE.json").exists() for name in jobs):
-            elastic = ["torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--nproc-per-node=1"]
-            chosen = [part for job in jobs for part in ("--job", job)]
-            _call(*elastic, "-m", "polymath.runtime", self.folder / "plan", *chosen, "--run-dir", self.folder)
+            run_jobs(self.folder / "plan", jobs, self.folder)
         return time.perf_counter() - began
 
     def outcomes(self, job: str) -> dict[str, list[float]]:
         """Of an evaluation, by domain."""
         domains = json.loads((self.job(job) / "result.json").read_text())["domains"]
         return {name: scores["outcomes"] for name, scores in domains.items()}
-
-
-def _call(*arguments: str | Path) -> None:
-    ended = subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise SystemExit(ended.stderr[-3000:])
 
 
 def recovered(source: Run, scored: Run) -> Estimate:

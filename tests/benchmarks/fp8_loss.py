@@ -15,8 +15,6 @@ import math
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from polymath.compiler.plan import Plan, read_plan
@@ -27,18 +25,12 @@ from polymath.runtime.worlds.demonstrations import demonstrate
 from polymath.runtime.worlds.registry import make_world
 from polymath.specs.build import from_json
 from polymath.specs.model import Domain
+from runs import compile_recipe, run_jobs
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "agents_a1_tiny_one_rank.yaml"
 FORMATS = ("bfloat16", "float32", "fp8_blockwise", "fp8_current", "fp8_delayed")
 START = ("import", "synthesize")
 HELD_OUT_SEED = 20_000
-
-
-def call(*arguments: str | Path) -> None:
-    """Run a module of ours, and end with its message where it fails."""
-    ended = subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise SystemExit(ended.stderr[-3000:])
 
 
 def trained(folder: Path, start: Path | None, seed: int, steps: int, name: str, donor: Path | None) -> tuple[Plan, Path]:
@@ -47,8 +39,7 @@ def trained(folder: Path, start: Path | None, seed: int, steps: int, name: str, 
     settings = [f"seed={seed}", f"student.sft.steps={steps}", f"precision.experts={{format: {name}{backend}}}"]
     if start is not None:
         settings += [f"model.checkpoint={start.resolve()}", "model.shape=null"]
-    overrides = [part for setting in settings for part in ("--set", setting)]
-    call("polymath.runtime.cli", "compile", RECIPE, "-o", folder / "plan", *overrides)
+    compile_recipe(RECIPE, folder / "plan", settings)
     plan = read_plan(folder / "plan")
     jobs = folder / "run" / "jobs"
     if donor is not None:
@@ -56,9 +47,7 @@ def trained(folder: Path, start: Path | None, seed: int, steps: int, name: str, 
             of_donor = donor / "run" / "jobs" / read_plan(donor / "plan").job(job).folder
             shutil.copytree(of_donor, jobs / plan.job(job).folder, dirs_exist_ok=True)
     if not (jobs / plan.job("sft").folder / "DONE.json").exists():
-        elastic = ["torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--nproc-per-node=1"]
-        chosen = [part for job in (*START, "sft") for part in ("--job", job)]
-        call(*elastic, "-m", "polymath.runtime", folder / "plan", *chosen, "--run-dir", folder / "run")
+        run_jobs(folder / "plan", (*START, "sft"), folder / "run")
     return plan, jobs / plan.job("sft").folder
 
 

@@ -73,18 +73,11 @@ def test_weights_that_arrive_pass_and_carry_their_version(engine: HttpEngine, mo
     assert engine.identity().policy_version == engine.policy_version == 3
 
 
-def test_an_update_that_is_dropped_stops_the_run(
-    engine: HttpEngine, server: ScriptedEngine, models: Mapping[str, Path], update: Path
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["dropped", "half"])
+def test_an_update_that_did_not_arrive_whole_stops_the_run(
+    engine: HttpEngine, server: ScriptedEngine, models: Mapping[str, Path], update: Path, share: float
 ) -> None:
-    server.share_of_update = 0.0
-    engine.reload(update, policy_version=1)
-    _refused(engine, models["b"])
-
-
-def test_an_engine_that_took_half_of_an_update_stops_the_run(
-    engine: HttpEngine, server: ScriptedEngine, models: Mapping[str, Path], update: Path
-) -> None:
-    server.share_of_update = 0.5
+    server.share_of_update = share
     engine.reload(update, policy_version=1)
     _refused(engine, models["b"])
 

@@ -32,7 +32,7 @@ class OracleEngine:
     """Writes what the world's oracle would, found by the prompt it is shown; token i of a turn gets log-probability -i."""
 
     policy_version = 5
-    capabilities = Capabilities(full_vocabulary_scores=False, largest_top_k=None, expert_choices=False)
+    capabilities = Capabilities(full_vocabulary_scores=False, expert_choices=False)
 
     def __init__(self, worlds: dict[str, World], renderers: dict[str, Renderer], tasks: Sequence[tuple[str, Task]]) -> None:
         self.batches: list[int] = []

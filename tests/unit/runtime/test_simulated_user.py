@@ -40,9 +40,7 @@ class Policy:
     policy_version = 1
 
     def __init__(self, concurrent: bool) -> None:
-        self.capabilities = Capabilities(
-            full_vocabulary_scores=False, largest_top_k=None, expert_choices=False, concurrent=concurrent
-        )
+        self.capabilities = Capabilities(full_vocabulary_scores=False, expert_choices=False, concurrent=concurrent)
         self.renderer = Renderer(BYTES, WORLD.tools)
         self.openings = {tuple(self.renderer.open(WORLD.start(task).opening())): task for task in TASKS}
 

@@ -200,3 +200,6 @@ def test_the_command_line_imports_and_answers(tmp_path: Path, capsys: pytest.Cap
     shutil.copy(graph, copy)
     assert fsspec.open(f"file://{copy}") and main(["graph-query", f"file://{copy}", "--kind", "action"]) == 0
     assert main(["graph-import", "tools", str(tmp_path / "nothing.json"), graph]) == 3
+    assert Path(graph).exists()
+    assert main(["graph-import", "wiki", str(tmp_path / "nothing.xml"), str(tmp_path / "new.sqlite")]) == 3
+    assert not [*tmp_path.glob("new*")], "nothing is left of a graph that holds nothing"

@@ -125,7 +125,7 @@ def test_the_student_solves_through_the_engine_protocol(tmp_path: Path) -> None:
     class Student:
         """An engine that has learnt the oracle by heart; now and then a turn does not end."""
 
-        turns, capabilities = 0, Capabilities(full_vocabulary_scores=False, largest_top_k=None, expert_choices=False)
+        turns, capabilities = 0, Capabilities(full_vocabulary_scores=False, expert_choices=False)
 
         def generate(self, prompts: Sequence[Sequence[int]], *, limits: Any, stop_ids: Any, **_: Any) -> list[Generation]:
             text = renderer.tokenizer.decode(list(prompts[0]))

@@ -23,7 +23,7 @@ class ReferenceEngine:
     """Writes what was published, found by the prompt it is shown."""
 
     policy_version = 1
-    capabilities = Capabilities(full_vocabulary_scores=False, largest_top_k=None, expert_choices=False)
+    capabilities = Capabilities(full_vocabulary_scores=False, expert_choices=False)
 
     def __init__(self, world: Any, renderer: Renderer, tasks: Sequence[Any]) -> None:
         self.turns: dict[tuple[int, ...], list[int]] = {}
