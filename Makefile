@@ -29,7 +29,7 @@ help:
 	@echo "make clean       remove the environment and build leftovers (runs are kept)"
 
 run: $(VENV)/.installed
-	@echo "polymath: training $(RECIPE); the report will be at recipes/runs/<name>/report.html"
+	@echo "polymath: training $(RECIPE); the report will be at runs/<name>/report.html"
 	@$(BIN)/polymath run $(RECIPE)
 
 test: $(VENV)/.installed-dev lint
