@@ -100,6 +100,7 @@ def main() -> None:
     if os.environ["RANK"] == "0":
         print(json.dumps(found), flush=True)
     dist.destroy_process_group()
+    os._exit(0)  # as every rank of a job ends: gloo's threads do not always outlive Python's shutdown
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Every loss is the same on a vocabulary that is split over ranks: values, gradients, what is watched, and what is never built."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from polymath.runtime.losses import grpo, sft, subset, vocabulary
 from polymath.runtime.losses.shard import WHOLE, VocabularyShard, WholeVocabulary
 from polymath.runtime.losses.watched import watch
+from ranks import on_ranks
 from torch import Tensor
 
-RANKS = 2
 TOKENS, WIDTH, VOCABULARY, K = 37, 12, 53, 6  # an odd vocabulary: the last rank has fewer rows
 VALID = torch.tensor([one for one in range(VOCABULARY) if one % 9])
 INVALID = [one for one in range(VOCABULARY) if one % 9 == 0]
@@ -142,40 +140,29 @@ def _watch_memory(shard: VocabularyShard, rows: slice) -> None:
     assert 0 < largest <= 4000 * K * 8 * 2 < 4000 * shard.rows * 4 / 10
 
 
-CHECKS = {one.__name__: one for one in (_compare_everything, _compare_watched, _read_poisoned_rows, _watch_memory)}
-
-
-def _rank(rank: int, meeting: str, check: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
+def _check(_: int, check: Callable[[VocabularyShard, slice], None]) -> None:
     shard = VocabularyShard(group=dist.group.WORLD, num_ids=VOCABULARY)  # type: ignore[arg-type]
-    CHECKS[check](shard, slice(shard.first, shard.first + shard.rows))
-    dist.destroy_process_group()
-
-
-def _run(check: Callable[..., None], folder: Path) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(_rank, (str(folder / "meeting"), check.__name__), nprocs=RANKS)
+    check(shard, slice(shard.first, shard.first + shard.rows))
 
 
 @pytest.mark.multi_rank
 def test_every_loss_and_gradient_is_that_of_one_rank_whatever_the_chunks(tmp_path: Path) -> None:
-    _run(_compare_everything, tmp_path)
+    on_ranks(_check, tmp_path, _compare_everything)
 
 
 @pytest.mark.multi_rank
 def test_what_is_watched_is_that_of_one_rank(tmp_path: Path) -> None:
-    _run(_compare_watched, tmp_path)
+    on_ranks(_check, tmp_path, _compare_watched)
 
 
 @pytest.mark.multi_rank
 def test_no_row_outside_the_supports_is_read_or_moved_on_any_rank(tmp_path: Path) -> None:
-    _run(_read_poisoned_rows, tmp_path)
+    on_ranks(_check, tmp_path, _read_poisoned_rows)
 
 
 @pytest.mark.multi_rank
 def test_no_rank_builds_the_logits_of_its_shard_for_the_loss_on_a_support(tmp_path: Path) -> None:
-    _run(_watch_memory, tmp_path)
+    on_ranks(_check, tmp_path, _watch_memory)
 
 
 def test_the_shards_of_any_number_of_ranks_are_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:

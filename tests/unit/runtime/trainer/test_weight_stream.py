@@ -1,14 +1,11 @@
 """Weights on their way to an engine: every name and value of the whole model, on one rank and on two, and never all at once."""
 
 import gc
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.engines import weights as streams
 from polymath.runtime.engines.shared import gather_with_others, write_weights
@@ -18,6 +15,7 @@ from polymath.runtime.stages.import_model import write_random_model
 from polymath.runtime.trainer.model import family_of, model_spec, transformers_weights
 from polymath.specs.machine import ExpertPrecision
 from polymath.specs.model import HybridShape, Model, ModelShape
+from ranks import RANKS, on_ranks
 from torch import Tensor, nn
 from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed import ParallelDims
@@ -25,7 +23,6 @@ from torchtitan.distributed.utils import set_spmd_backend
 from torchtitan.protocols.model_spec import ModelSpec
 from weight_streams import read_folder
 
-RANKS = 2
 LAYERS = 12
 HYBRID = HybridShape(
     full_attention_every=2, key_heads=1, value_heads=2, key_head_dim=32, value_head_dim=32, rotary_dim=8, shared_expert_hidden=16
@@ -151,20 +148,15 @@ def test_on_one_rank_every_consumer_gets_every_weight_and_none_holds_more_than_a
     _stays_small(folder, weights)
 
 
-def _rank(rank: int, folder: str, scratch: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{scratch}/meeting", rank=rank, world_size=RANKS)
-    model, spec = _model(Path(folder))
+def _compare_sharded(rank: int, folder: Path, scratch: Path) -> None:
+    model, spec = _model(folder)
     expected = _whole(model, spec)
     weights = transformers_weights(_sharded(model, spec), spec)
-    _compare(Path(folder), Path(scratch), weights, expected, rank)
-    _stays_small(Path(folder), weights)
-    dist.destroy_process_group()
+    _compare(folder, scratch, weights, expected, rank)
+    _stays_small(folder, weights)
 
 
 @pytest.mark.multi_rank
 @pytest.mark.parametrize("family", SHAPES)
 def test_on_two_ranks_they_are_those_of_one(family: str, tmp_path: Path) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    run: Callable[..., None] = _rank
-    torch.multiprocessing.spawn(run, (str(_folder(tmp_path / "model", family)), str(tmp_path)), nprocs=RANKS)
+    on_ranks(_compare_sharded, tmp_path, _folder(tmp_path / "model", family), tmp_path)
