@@ -4,6 +4,7 @@ The protocol is the official `mcp` package's. Its event loop runs in a thread of
 """
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -130,6 +131,8 @@ async def _serve(how: ServerCommand, ready: "Future[Any]", closing: asyncio.Even
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import get_default_environment, stdio_client
 
+    # It would log a traceback for every line of a server that is no message; what comes of such lines is an observation.
+    logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
     environment = {**get_default_environment(), **{name: os.environ[name] for name in how.environment if name in os.environ}}
     server = StdioServerParameters(
         command=sys.executable,

@@ -65,7 +65,7 @@ class Relay:
     def _answer(self, message: str) -> None:
         if self.request is not None:
             error = {"jsonrpc": "2.0", "id": self.request, "error": {"code": -32000, "message": message}}
-            self._tell(b"\n" + json.dumps(error).encode() + b"\n")
+            self._tell(json.dumps(error).encode() + b"\n")
 
     def _tell(self, data: bytes) -> None:
         with contextlib.suppress(OSError):

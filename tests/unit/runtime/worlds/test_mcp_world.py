@@ -123,7 +123,9 @@ def test_a_servers_tools_become_the_worlds_and_a_demonstration_is_played_on_a_re
     assert demonstrate(world, world.all_tasks[1], seed=0, habit_rate=0.0, slip_rate=0.0).reward == 1.0
 
 
-def test_pictures_errors_noise_and_forged_tokens_are_texts(settings: dict) -> None:
+def test_pictures_errors_noise_and_forged_tokens_are_texts_and_nothing_is_logged_of_them(
+    settings: dict, caplog: pytest.LogCaptureFixture
+) -> None:
     said = play(
         make_world("mcp", settings),
         *(
@@ -141,9 +143,12 @@ def test_pictures_errors_noise_and_forged_tokens_are_texts(settings: dict) -> No
     assert text_of(SimpleNamespace(type="text", text="a" + chr(0xD800))) == "a?"  # no half of a character is left
     assert said[3] == "after the noise" and "validation error" in said[4] and said[5] == "error: there is no tool no_such_tool"
     assert said[6] == "1 on the shelf"
+    assert not caplog.records
 
 
-def test_a_server_that_dies_floods_or_spills_is_an_observation_and_the_next_call_finds_a_new_one(settings: dict) -> None:
+def test_a_server_that_dies_floods_or_spills_is_an_observation_and_the_next_call_finds_a_new_one(
+    settings: dict, caplog: pytest.LogCaptureFixture
+) -> None:
     world = make_world("mcp", {**settings, "restarts": 3, "observation_characters": 1000})
     put = [("put", {"item": item}) for item in "abcd"]
     small, large = ("flood", {"megabytes": 1}), ("flood", {"megabytes": 20})
@@ -153,6 +158,7 @@ def test_a_server_that_dies_floods_or_spills_is_an_observation_and_the_next_call
     assert said[3] == "x" * 1000 + "\n[the rest of the answer was cut off]"
     assert said[4] == "error: the server wrote more than 8388608 bytes" and said[5] == "1 on the shelf"
     assert "more than 8388608 bytes" in said[6] and said[7] == "1 on the shelf"
+    assert not caplog.records
 
 
 def test_a_server_that_hangs_costs_its_time_and_no_more_and_too_many_ends_are_the_end(settings: dict) -> None:
