@@ -10,8 +10,9 @@ parts are one text.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+import fsspec
 
 from ...compiler.canonical import digest
 from ...specs.diagnostics import ExitCode, UserError
@@ -90,11 +91,14 @@ def from_sharegpt(row: Mapping[str, Any], domain: str = "imported") -> Trajector
 
 
 def read_any(url: str) -> Iterator[TrajectoryRecord]:
-    """The records of a JSONL file in our schema, OpenAI's chat form or ShareGPT's, told apart row by row.
+    """The records of a Parquet file of ours, or of JSON Lines in our schema, OpenAI's chat form or ShareGPT's, row by row.
 
     Raises:
         UserError: exit code 3; the file is missing or empty, or has a bad row, which is named.
     """
+    if url.endswith(".parquet"):
+        yield from read_parquet(url)
+        return
     empty = True
     for row, line in json_lines(url):
         if not line.strip():
@@ -112,8 +116,8 @@ def read_any(url: str) -> Iterator[TrajectoryRecord]:
         raise UserError(f"{url} is empty", exit_code=ExitCode.SPEC, fix="a trajectory file has one JSON object per line")
 
 
-def write_parquet(path: Path, records: Iterable[TrajectoryRecord]) -> int:
-    """Write records to a Parquet file: messages as a typed list, the rest as JSON; returns how many."""
+def write_parquet(url: str, records: Iterable[TrajectoryRecord]) -> int:
+    """Write records to a Parquet file at a path or fsspec URL: messages as a typed list, the rest as JSON; returns how many."""
     arrow, parquet = _arrow()
     text = arrow.string()
     function = arrow.struct([("name", text), ("arguments", text)])
@@ -123,7 +127,7 @@ def write_parquet(path: Path, records: Iterable[TrajectoryRecord]) -> int:
     columns = [("id", text), ("domain", text), ("status", text), ("reward", arrow.float64()), ("tools", text), ("record", text)]
     schema = arrow.schema([*columns, ("messages", arrow.list_(message))], metadata={"schema": SCHEMA})
     count, batch = 0, []
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with fsspec.open(url, "wb") as stream, parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
         for record in records:
             batch.append(_parquet_row(record))
             count += 1
@@ -134,22 +138,24 @@ def write_parquet(path: Path, records: Iterable[TrajectoryRecord]) -> int:
     return count
 
 
-def read_parquet(path: Path) -> Iterator[TrajectoryRecord]:
+def read_parquet(url: str) -> Iterator[TrajectoryRecord]:
     """The records of a Parquet file.
 
     Raises:
-        UserError: exit code 3; it is not one of ours, or of another schema.
+        UserError: exit code 3; it is not there, not one of ours, or of another schema.
     """
     arrow, parquet = _arrow()
     try:
-        with parquet.ParquetFile(path) as file:
+        with fsspec.open(url, "rb") as stream, parquet.ParquetFile(stream) as file:
             if (file.schema_arrow.metadata or {}).get(b"schema") != SCHEMA.encode():
-                raise UserError(f"{path} is not a Parquet file of {SCHEMA}", exit_code=ExitCode.SPEC)
+                raise UserError(f"{url} is not a Parquet file of {SCHEMA}", exit_code=ExitCode.SPEC)
             for batch in file.iter_batches(PARQUET_BATCH):
                 for row in batch.to_pylist():
                     yield _from_parquet_row(row)
-    except (arrow.ArrowException, OSError, RowError) as error:
-        raise UserError(f"{path} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {url}", exit_code=ExitCode.SPEC) from error
+    except (arrow.ArrowException, OSError, ImportError, ValueError, RowError) as error:
+        raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
 
 
 def _sharegpt_turn(message: Message) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import ASK_FOR_ANSWER
@@ -43,12 +43,6 @@ class Bounds:
     tool_seconds: float = 60.0
     repeats: int = 3  # the same calls so often in a row are a loop
     ask: str = ASK_FOR_ANSWER  # what the user says where an answer is forced
-
-
-class Restartable(Protocol):
-    """A solver that keeps a context, and must be told when it begins anew."""
-
-    def restart(self, messages: Sequence[Message]) -> None: ...
 
 
 class SolverFailure(Exception):

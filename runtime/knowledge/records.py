@@ -132,14 +132,19 @@ def written_by_model(message: Message) -> bool:
     return message["role"] == "assistant"
 
 
-def write_records(url: str, records: Iterable[TrajectoryRecord]) -> int:
-    """Write a file of records to a path or fsspec URL; returns how many."""
+def write_rows(url: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as JSON Lines to a path or fsspec URL; returns how many."""
     count = 0
     with fsspec.open(url, "w", encoding="utf-8") as stream:
-        for record in records:
-            stream.write(record.line())
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
+
+
+def write_records(url: str, records: Iterable[TrajectoryRecord]) -> int:
+    """Write a file of records to a path or fsspec URL; returns how many."""
+    return write_rows(url, (record.as_json() for record in records))
 
 
 def read_records(url: str) -> Iterator[TrajectoryRecord]:

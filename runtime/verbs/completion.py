@@ -37,12 +37,16 @@ def flags_by_verb() -> dict[str, list[str]]:
     """Every flag of every verb, in the order of `--help`."""
     from ..cli import make_parser
 
-    parser = make_parser()
-    verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return {
-        name: [flag for action in verb._actions for flag in action.option_strings if flag.startswith("--")]
-        for name, verb in verbs.choices.items()
-    }
+    return {name: list(dict.fromkeys(_flags(verb))) for name, verb in _below(make_parser()).items()}
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    own = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    return own + [flag for below in _below(parser).values() for flag in _flags(below)]
+
+
+def _below(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
 
 
 def bash(flags: Mapping[str, Sequence[str]], fields: Sequence[str], codes: Sequence[str]) -> str:

@@ -1,41 +1,58 @@
-"""trajectories: look at sets of trajectories, clean them, compare them with held-out tasks, and describe them."""
+"""trajectories: look at sets of trajectories, change their form, clean them, compare them with held-out tasks, describe them."""
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
 from .form import Verb, print_json
 
-ACTIONS = ("view", "check", "clean", "card")
+FORMS = ("records", "openai", "sharegpt", "parquet")
+SETS = "trajectory files: records, chat rows or ShareGPT rows in JSON Lines, or Parquet files of ours"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action",
-        choices=ACTIONS,
-        help="view: one page to look at; check: does training data hold held-out tasks; clean: a copy without secrets and "
-        "near-duplicates; card: a dataset card",
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, act: Callable[[argparse.Namespace], int], paths: str, output: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=act.__doc__, description=act.__doc__)
+        added.set_defaults(act=act)
+        added.add_argument("paths", nargs="+", metavar="PATH", help=paths)
+        added.add_argument("-o", "--output", type=Path, help=output)
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+        return added
+
+    view = action("view", _view, "trajectory files, graphs, or the folder of a ledger", "the page (default: named after the first)")
+    view.add_argument("--tokenizer", default="builtin:bytes", help="what counts tokens, a built-in name or a folder")
+    view.add_argument("--graph", help="the graph that the evidence lies in, for its names")
+    view.add_argument("--limit", type=int, default=200, help="most episodes with a timeline (default 200)")
+
+    convert = action("convert", _convert, SETS, "the file (default: beside the first, named after it)")
+    convert.add_argument(
+        "--to", required=True, choices=FORMS, help="records of ours, OpenAI's chat rows, ShareGPT rows, or Parquet"
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="trajectory files, graphs or a ledger; of check, the spec")
-    parser.add_argument("-o", "--output", type=Path, help="what to write (default: beside the first path; check prints alone)")
-    parser.add_argument("--tokenizer", default="builtin:bytes", help="view: what counts tokens, a built-in name or a folder")
-    parser.add_argument("--graph", help="view: the graph that the evidence lies in, for its names")
-    parser.add_argument("--limit", type=int, default=200, help="view: most episodes with a timeline (default 200)")
-    parser.add_argument("--run", dest="run_folder", type=Path, help="check: a run, whose own demonstrations are compared too")
-    parser.add_argument("--threshold", type=float, default=0.8, help="check, clean: similarity from which texts are the same")
-    parser.add_argument("--licence", help="clean: SPDX name for records that state no licence")
-    parser.add_argument("--contamination", type=Path, help="card: a report that check wrote with --output")
+
+    check = action("check", _check, "the spec", "where the report goes (default: it is printed alone)")
+    check.add_argument("--run", dest="run_folder", type=Path, help="a run, whose own demonstrations are compared too")
+    check.add_argument("--threshold", type=float, default=0.8, help="similarity from which texts are the same (default 0.8)")
+
+    clean = action("clean", _clean, SETS, "the copy (default: beside the first)")
+    clean.add_argument("--threshold", type=float, default=0.8, help="similarity from which texts are the same (default 0.8)")
+    clean.add_argument("--licence", help="SPDX name for records that state no licence")
+
+    card = action("card", _card, SETS, "the card (default: beside the first)")
+    card.add_argument("--contamination", type=Path, help="a report that check wrote with --output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at sets of trajectories, clean them, compare them with held-out tasks, and describe them."""
-    return {"view": _view, "check": _check, "clean": _clean, "card": _card}[options.action](options)
+    """Look at sets of trajectories, change their form, clean them, compare them with held-out tasks, and describe them."""
+    return options.act(options)
 
 
 def _view(options: argparse.Namespace) -> int:
+    """Write one page to look at."""
     from ...specs.model import Model
     from ..data.tokenizers import load_tokenizer, load_tokenizer_folder
     from ..knowledge.graph import GraphStore
@@ -55,7 +72,24 @@ def _view(options: argparse.Namespace) -> int:
     return _say(options, {"ok": True, "page": str(output), **counts}, str(output))
 
 
+def _convert(options: argparse.Namespace) -> int:
+    """Write the same trajectories in another form; nothing is lost."""
+    from ..knowledge.conversions import read_any, to_openai, to_sharegpt, write_parquet
+    from ..knowledge.records import write_records, write_rows
+
+    write = {
+        "records": write_records,
+        "openai": lambda url, records: write_rows(url, map(to_openai, records)),
+        "sharegpt": lambda url, records: write_rows(url, map(to_sharegpt, records)),
+        "parquet": write_parquet,
+    }[options.to]
+    ending = ".parquet" if options.to == "parquet" else f".{options.to}.jsonl"
+    output, count = _written(options, ending, write, (record for path in options.paths for record in read_any(path)))
+    return _say(options, {"ok": True, "output": str(output), "records": count}, f"{output}: {count} records")
+
+
 def _check(options: argparse.Namespace) -> int:
+    """Say whether training data holds held-out tasks."""
     from ..hygiene.contamination import report, summary
 
     if len(options.paths) != 1:
@@ -107,20 +141,13 @@ def _training_files(spec: Any, root: Path, run_folder: Path | None) -> Iterator[
 
 
 def _clean(options: argparse.Namespace) -> int:
+    """Write a copy without secrets, personal data and near-duplicates."""
     from ..hygiene.clean import Cleaning, clean
     from ..knowledge.records import write_records
 
-    first = Path(options.paths[0])
-    output = options.output or first.with_name(f"{first.stem}.clean.jsonl")
-    if str(output) in options.paths:
-        raise UserError(f"{output} would overwrite what is read", exit_code=ExitCode.USAGE, fix="name another with -o")
     cleaning = Cleaning()
-    staging = output.with_name(f".staging-{output.name}")
-    try:
-        write_records(str(staging), clean(options.paths, cleaning, options.threshold, options.licence))
-        staging.replace(output)
-    finally:
-        staging.unlink(missing_ok=True)
+    records = clean(options.paths, cleaning, options.threshold, options.licence)
+    output, _ = _written(options, ".clean.jsonl", write_records, records)
     found = cleaning.as_json()
     replaced = ", ".join(f"{count} {name}" for name, count in found["scrubbed"].items()) or "nothing"
     text = f"{output}: kept {cleaning.kept} of {cleaning.rows} records, left out {cleaning.duplicates} near-duplicates"
@@ -131,6 +158,7 @@ def _clean(options: argparse.Namespace) -> int:
 
 
 def _card(options: argparse.Namespace) -> int:
+    """Write a dataset card."""
     from ..files import write_text
     from ..hygiene.card import contents_of, write_card
 
@@ -147,6 +175,23 @@ def _card(options: argparse.Namespace) -> int:
     return _say(options, {"ok": True, "card": str(output), "rows": found.rows}, str(output))
 
 
+def _written(
+    options: argparse.Namespace, ending: str, write: Callable[[str, Iterable[Any]], int], records: Iterable[Any]
+) -> tuple[Path, int]:
+    """Where records went, whole or not at all, and how many they were."""
+    first = Path(options.paths[0])
+    output: Path = options.output or first.with_name(f"{first.stem}{ending}")
+    if str(output) in options.paths:
+        raise UserError(f"{output} would overwrite what is read", exit_code=ExitCode.USAGE, fix="name another with -o")
+    staging = output.with_name(f".staging-{output.name}")
+    try:
+        count = write(str(staging), records)
+        staging.replace(output)
+    finally:
+        staging.unlink(missing_ok=True)
+    return output, count
+
+
 def _say(options: argparse.Namespace, found: dict[str, Any], text: str) -> int:
     if options.json:
         print_json(found)
@@ -156,5 +201,8 @@ def _say(options: argparse.Namespace, found: dict[str, Any], text: str) -> int:
 
 
 VERB = Verb(
-    name="trajectories", help="look at trajectories, clean, compare and describe them", add_arguments=add_arguments, run=run
+    name="trajectories",
+    help="look at trajectories, change their form, clean, compare and describe them",
+    add_arguments=add_arguments,
+    run=run,
 )

@@ -77,7 +77,6 @@ _FAMILY = [
     "wirt",
 ]
 DONE = "done"
-THANKS = "Thank you, that was all."
 
 
 class ToolSubgraphs(TaskGenerator):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polymath.runtime.cli import main
 from polymath.runtime.data.sft_data import SourceFile, read_documents
 from polymath.runtime.data.tokenizers import load_tokenizer
 from polymath.runtime.knowledge.conversions import (
@@ -19,7 +20,7 @@ from polymath.runtime.knowledge.conversions import (
     write_parquet,
 )
 from polymath.runtime.knowledge.records import StepRecord, TaskRecord, TrajectoryRecord, read_records, write_records
-from polymath.specs.diagnostics import UserError
+from polymath.specs.diagnostics import ExitCode, UserError
 from polymath.specs.model import Model, TrajectorySource
 
 AIRLINE = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "tau_bench" / "gpt-4o-airline.jsonl"
@@ -92,8 +93,42 @@ def test_other_forms_lose_nothing(there: Any, back: Any) -> None:
 
 def test_parquet_loses_nothing(tmp_path: Path) -> None:
     records = [episode(), episode(tools=None, restarts=()), episode(tools=())]
-    assert write_parquet(tmp_path / "records.parquet", records) == 3
-    assert list(read_parquet(tmp_path / "records.parquet")) == records
+    url = str(tmp_path / "records.parquet")
+    assert write_parquet(url, records) == 3
+    assert list(read_parquet(url)) == records
+
+
+def test_the_command_line_takes_a_set_through_every_form_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [episode(), episode(tools=None, restarts=()), episode(tools=())]
+    last = tmp_path / "mine.jsonl"
+    write_records(str(last), records)
+    for form in ("openai", "parquet", "sharegpt", "records"):
+        assert main(["trajectories", "convert", str(last), "--to", form, "--json"]) == ExitCode.OK
+        last = Path(json.loads(capsys.readouterr().out)["output"])
+    assert last.name == "mine.openai.sharegpt.records.jsonl" and list(read_records(str(last))) == records
+
+
+def test_a_conversion_is_whole_or_not_there_and_never_overwrites_what_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(episode().line() + '{"messages": 3}\n')
+    assert main(["trajectories", "convert", str(path), "--to", "parquet"]) == ExitCode.SPEC
+    assert "mine.jsonl, row 2: " in capsys.readouterr().err
+    assert main(["trajectories", "convert", str(path), "--to", "records", "-o", str(path)]) == ExitCode.USAGE
+    assert "would overwrite what is read" in capsys.readouterr().err
+    assert main(["trajectories", "convert", str(tmp_path / "none.parquet"), "--to", "records"]) == ExitCode.SPEC
+    assert "there is no file" in capsys.readouterr().err
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    assert main(["trajectories", "convert", str(tmp_path / "broken.parquet"), "--to", "records"]) == ExitCode.SPEC
+    assert "broken.parquet cannot be read" in capsys.readouterr().err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["broken.parquet", "mine.jsonl"]
+
+
+def test_a_flag_of_another_action_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["trajectories", "check", "spec.yaml", "--limit", "3"])
+    assert caught.value.code == ExitCode.USAGE and "unrecognized arguments: --limit 3" in capsys.readouterr().err
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
