@@ -9,14 +9,15 @@ import hashlib
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from .graph import KnowledgeActionGraph
 from .protocol import Message, Split, Step, Task, WorldError
 
 HELDOUT_MODULUS = 4  # one task in four is held out
+Drawn = TypeVar("Drawn")
 PATIENCE = 20_000  # proposals without a new task after which a split counts as exhausted
 ERROR = "error"  # the observation after a call that cannot be carried out
 
@@ -62,6 +63,40 @@ class Unreadable(Exception):
 def is_heldout(world: str, key: str) -> bool:
     """Whether a task is kept for evaluation."""
     return int(hashlib.sha256(f"{world}:{key}".encode()).hexdigest(), 16) % HELDOUT_MODULUS == 0
+
+
+def draw_distinct(
+    world: str,
+    split: Split,
+    count: int,
+    seed: int,
+    draw: Callable[[random.Random], tuple[str, Drawn] | None],
+    fits: Callable[[str, Drawn], bool],
+) -> dict[str, Drawn]:
+    """`count` tasks by key, in the order in which they were drawn.
+
+    Args:
+        draw: a task and its key; None where the draw led nowhere.
+        fits: whether a task that is not there yet is wanted.
+
+    Raises:
+        WorldError: there are fewer.
+    """
+    rng = random.Random(f"{world}:{split}:{seed}")
+    found: dict[str, Drawn] = {}
+    fruitless = 0
+    while len(found) < count:
+        if fruitless == PATIENCE:
+            raise WorldError(
+                f"world `{world}` has {len(found)} distinct {split} tasks at these settings, and {count} are asked for",
+                fix="ask for fewer, or enlarge the world's settings, or its graph where it has one",
+            )
+        fruitless += 1
+        drawn = draw(rng)
+        if drawn is not None and drawn[0] not in found and fits(*drawn):
+            found[drawn[0]] = drawn[1]
+            fruitless = 0
+    return found
 
 
 class GraphWorld(ABC):
@@ -126,24 +161,15 @@ class GraphWorld(ABC):
         Raises:
             WorldError: there are fewer.
         """
-        rng = random.Random(f"{self.name}:{split}:{seed}")
-        found: dict[str, Task] = {}
-        fruitless = 0
-        while len(found) < count:
-            if fruitless == PATIENCE:
-                raise WorldError(
-                    f"world `{self.name}` has {len(found)} distinct {split} tasks at these settings, and {count} are asked for",
-                    fix="ask for fewer, or enlarge the world's settings",
-                )
-            fruitless += 1
+
+        def draw(rng: random.Random) -> tuple[str, dict[str, Any]] | None:
             payload = self.draw(rng)
-            if payload is None:
-                continue
-            key = self.question(payload)
-            if key not in found and is_heldout(self.name, key) == (split == "heldout"):
-                found[key] = Task(world=self.name, key=key, payload=payload)
-                fruitless = 0
-        return list(found.values())
+            return None if payload is None else (self.question(payload), payload)
+
+        found = draw_distinct(
+            self.name, split, count, seed, draw, lambda key, _: is_heldout(self.name, key) == (split == "heldout")
+        )
+        return [Task(world=self.name, key=key, payload=payload) for key, payload in found.items()]
 
     def start(self, task: Task) -> "GraphEpisode":
         """A new episode of a task."""

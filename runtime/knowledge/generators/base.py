@@ -18,8 +18,8 @@ from itertools import product
 from typing import Any
 
 from ....specs.model import ASK_FOR_ANSWER
-from ...worlds.base import ERROR, PATIENCE, Answer, Call, Unreadable, is_heldout, message_of
-from ...worlds.protocol import Message, SimulatedUser, Split, Step, Task, WorldError
+from ...worlds.base import ERROR, Answer, Call, Unreadable, draw_distinct, is_heldout, message_of
+from ...worlds.protocol import Message, SimulatedUser, Split, Step, Task
 from ..graph import GraphStore, Node
 from ..records import TaskRecord
 
@@ -151,24 +151,22 @@ class TaskGenerator(ABC):
         """
         from ..checks import task_refusals
 
-        rng = random.Random(f"{self.name}:{split}:{seed}")
-        found: dict[str, Task] = {}
-        fruitless = 0
-        while len(found) < count:
-            if fruitless == PATIENCE:
-                raise WorldError(
-                    f"world `{self.name}` has {len(found)} distinct {split} tasks at these settings, and {count} are asked for",
-                    fix="ask for fewer, or enlarge its graph or its settings",
-                )
-            fruitless += 1
+        def draw(rng: random.Random) -> tuple[str, TaskRecord] | None:
             task = self.draw(rng)
-            if task is None or task.key in found or not self.is_of(task, split):
-                continue
-            if not task_refusals(self, task):
-                tools = None if (own := self.tools_of(task)) is self.tools else own
-                found[task.key] = Task(world=self.name, key=task.key, payload=task.as_json(), tools=tools)
-                fruitless = 0
-        return list(found.values())
+            return None if task is None else (task.key, task)
+
+        found = draw_distinct(
+            self.name, split, count, seed, draw, lambda _, task: self.is_of(task, split) and not task_refusals(self, task)
+        )
+        return [
+            Task(
+                world=self.name,
+                key=key,
+                payload=task.as_json(),
+                tools=None if (own := self.tools_of(task)) is self.tools else own,
+            )
+            for key, task in found.items()
+        ]
 
     def start(self, task: Task) -> "GeneratorEpisode":
         """A new episode of a task."""
