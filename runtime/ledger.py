@@ -25,7 +25,7 @@ from ..specs.diagnostics import ExitCode, UserError
 from .files import full_disk_is_clear, publish, sha256_of, staging_folder, write_json
 from .rollouts import Status
 
-LEDGER_FORMAT = "polymath.ledger/2"
+LEDGER_FORMAT = "polymath.ledger/3"
 MANIFEST = "manifest.json"
 
 
@@ -46,6 +46,7 @@ class LedgerSample:
     process: float  # how right the steps were, 0 to 1
     turns: int
     interruptions: int
+    dropped: int  # how often it was thrown away, because other weights than the policy's had written it, and played again
     policy_version: int
     teacher: str | None = None
     support_ids_WK: Tensor | None = None  # int64, the teacher's most likely tokens where each written token stands
@@ -68,6 +69,7 @@ WORDS = (
     "process",
     "turns",
     "interruptions",
+    "dropped",
     "policy_version",
     "teacher",
     "number",

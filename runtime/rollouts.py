@@ -11,7 +11,9 @@ What it does not do: choose tasks, score for a teacher, or train.
 Statuses (Agents-A1, arXiv 2606.30616, training recipe): COMPLETED, the world said so. FORCED, the same after a limit on turns,
 calls or context was hit and the domain's `finalize` asked for an answer. TRUNCATED, a limit on turns, calls, response, context or
 time was hit: the prefix is kept, without the observation that did not fit or an end-of-turn that was not written. ABORTED, the
-world or the engine was interrupted: the episode starts again, at most twice; no aborted episode is returned.
+world or the engine was interrupted: the episode starts again, at most twice; no aborted episode is returned. DROPPED, the engine
+wrote a turn with other weights than the trainer gave it: whoever gives it the weights again may have the episode played again, from
+the start and with the same random numbers; no dropped episode is returned.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ from ..specs.model import Limits
 from ..specs.reward import Reward
 from .data.renderer import Renderer
 from .engines.judge import at_once
-from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSettings
+from .engines.protocol import Engine, EngineInterrupted, Generation, SamplingSettings, StaleEngine
 from .finalisation import Finalisation
 from .judging import EpisodeJudge, Transcript, Verdict
 from .rewards import compose_reward, process_score
@@ -40,7 +42,7 @@ RETRIES = 2
 ANSWERED = ("COMPLETED", "FORCED")
 EPISODES_AT_ONCE = 256  # open, per rank
 TELL_SECONDS = 0.5  # between two words on how far they are
-Status = Literal["COMPLETED", "FORCED", "TRUNCATED", "ABORTED"]
+Status = Literal["COMPLETED", "FORCED", "TRUNCATED", "ABORTED", "DROPPED"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,7 @@ class Trajectory:
     group: int
     turns: int
     interruptions: int  # how often the episode was aborted and started again
+    dropped: int  # how often it was dropped and played again
     policy_version: int
 
 
@@ -86,6 +89,14 @@ class RolloutProgress:
         return sum(self.finished.values())
 
 
+class StaleEpisodes(StaleEngine):
+    """Episodes were dropped. `kept`: the others of their batch, by their place in it."""
+
+    def __init__(self, cause: StaleEngine, kept: Mapping[int, Trajectory], dropped: int) -> None:
+        super().__init__(cause.found, cause.wanted)
+        self.kept, self.dropped = kept, dropped
+
+
 def collect(
     engine: Engine,
     renderers: Mapping[str, Renderer],
@@ -96,6 +107,7 @@ def collect(
     on_progress: Callable[[RolloutProgress], None] = lambda progress: None,
     judge: EpisodeJudge | None = None,
     users: Mapping[str, SimulatedUser] = MappingProxyType({}),
+    kept: Mapping[int, Trajectory] | None = None,
 ) -> list[Trajectory]:
     """Play every request once, and give its trajectory in the same order.
 
@@ -106,18 +118,34 @@ def collect(
         on_progress: told after every turn in lockstep, and now and then side by side.
         users: who speaks for the user, by domain; elsewhere the world does.
         judge: decides where a reward asks for a judge; without one, the worlds decide.
+        kept: what `StaleEpisodes` kept, by its place; the others are played again as they would have been.
 
     Raises:
+        StaleEpisodes: some were dropped.
         UserError: an episode was interrupted three times (the message names its task and the last cause), or the judge failed.
     """
+    found, version = dict(kept or {}), engine.policy_version
     playing = [
-        _Play(request=one, of_domain=renderers[one.domain], world=worlds[one.domain], user=users.get(one.domain))
-        for one in requests
+        _Play(
+            place=place,
+            request=one,
+            of_domain=renderers[one.domain],
+            world=worlds[one.domain],
+            user=users.get(one.domain),
+            dropped=int(kept is not None),
+        )
+        for place, one in enumerate(requests)
+        if place not in found
     ]
     play_all = _side_by_side if engine.capabilities.concurrent else _in_lockstep
     play_all(engine, playing, sampling, seed, lambda: on_progress(_progress(playing)))
-    verdicts = judge.verdicts([play.transcript() for play in playing]) if judge is not None else [Verdict()] * len(playing)
-    return [play.trajectory(engine.policy_version, verdict) for play, verdict in zip(playing, verdicts, strict=True)]
+    fresh = [play for play in playing if play.stale is None]
+    verdicts = judge.verdicts([play.transcript() for play in fresh]) if judge is not None else [Verdict()] * len(fresh)
+    found |= {play.place: play.trajectory(version, verdict) for play, verdict in zip(fresh, verdicts, strict=True)}
+    for play in playing:
+        if play.stale is not None:
+            raise StaleEpisodes(play.stale, found, len(requests) - len(found))
+    return [found[place] for place in range(len(requests))]
 
 
 def _progress(playing: Sequence["_Play"]) -> RolloutProgress:
@@ -162,7 +190,7 @@ def _side_by_side(
     """One thread an episode. What an episode draws depends on its place and its turn alone, not on which comes first."""
     over = threading.Event()
 
-    def play_out(number: int, play: _Play) -> None:
+    def play_out(play: _Play) -> None:
         play.guard(play.open)
         while play.status is None and not over.is_set():
             try:
@@ -171,15 +199,17 @@ def _side_by_side(
                     limits=[play.turn_limit],
                     sampling=sampling,
                     stop_ids=[play.renderer.tokenizer.end_of_turn_id],
-                    seed=_turn_seed(seed, play.generated + 1, number, play.interruptions),
+                    seed=_turn_seed(seed, play.generated + 1, play.place, play.interruptions),
                 )
             except EngineInterrupted as cause:
                 play.abort(cause)
+            except StaleEngine as cause:
+                play.drop(cause)
             else:
                 play.guard(partial(play.take_turn, generation))
 
     with ThreadPoolExecutor(EPISODES_AT_ONCE, thread_name_prefix="episode") as pool:
-        pending = [pool.submit(play_out, number, play) for number, play in enumerate(playing)]
+        pending = [pool.submit(play_out, play) for play in playing]
         try:
             told = time.monotonic()
             for one in as_completed(pending):
@@ -212,12 +242,15 @@ class _Mark:
 class _Play:
     """An episode in progress."""
 
+    place: int  # in its batch: with the turn it decides what is drawn
     request: RolloutRequest
     of_domain: Renderer
     world: World
     user: SimulatedUser | None = None
+    dropped: int = 0  # how often, before this
     interruptions: int = 0
     status: Status | None = None
+    stale: StaleEngine | None = None  # why it was dropped
     turns: int = 0  # that the episode has
     generated: int = 0  # turns, with the one that was rolled back: no two draw with one seed
     cut_off_turns: int = 0
@@ -381,6 +414,11 @@ class _Play:
             ) from cause
         self.guard(self.open)
 
+    def drop(self, cause: StaleEngine) -> None:
+        """Throw the episode away: its last answer is of other weights."""
+        self.status, self.stale, self.episode = "DROPPED", cause, None
+        self.ids, self.written, self.logprobs, self.messages, self.actions = [], [], [], [], []
+
     def _let_go(self) -> None:
         """Keep of the world's records what a reward reads, and let go of the world's episode, with whatever it holds open."""
         assert self.episode is not None
@@ -430,5 +468,6 @@ class _Play:
             group=self.request.group,
             turns=self.turns,
             interruptions=self.interruptions,
+            dropped=self.dropped,
             policy_version=policy_version,
         )

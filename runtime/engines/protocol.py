@@ -84,6 +84,18 @@ class EngineSilent(UserError):
         )
 
 
+class StaleEngine(UserError):
+    """An engine answered with other weights than the trainer gave it. Whoever can give them again may ask again (exit code 6)."""
+
+    def __init__(self, found: int, wanted: int) -> None:
+        super().__init__(
+            f"the vLLM engine answered with policy version {found}, and the trainer gave it version {wanted}",
+            exit_code=ExitCode.FAILED,
+            fix="nothing of this batch was trained on; launch again to roll it out anew",
+        )
+        self.found, self.wanted = found, wanted
+
+
 class Engine(Protocol):
     """An engine. Implementations: `transformers` (embedded), `vllm` in a process of its own."""
 

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...specs.diagnostics import ExitCode, UserError
 from ..data.tokenizers import ChatTokenizer
 from .frames import Frame, ragged, receive, send
-from .protocol import Capabilities, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic
+from .protocol import Capabilities, EngineSilent, Generation, Identity, SamplingSettings, StaleEngine, TopK, Traffic
 from .supports import SLACK, invalid_mask, keep_valid, require_support
 
 CAPABILITIES = Capabilities(full_vocabulary_scores=True, expert_choices=False, concurrent=True)
@@ -66,15 +65,16 @@ class ProcessEngine:
         stop_ids: Sequence[int],
         seed: int,
     ) -> list[Generation]:
-        """Continue each prompt by at most its limit of tokens, until a stop token. Each row has random numbers of its own."""
+        """Continue each prompt by at most its limit of tokens, until a stop token. Each row has random numbers of its own.
+
+        Raises:
+            StaleEngine: other weights than the trainer gave it have written.
+        """
         assert len(prompts) == len(limits) and all(prompts) and all(limit >= 1 for limit in limits)
         if not prompts:
             return []
         words = {"temperature": sampling.temperature, "top_p": sampling.top_p, "stop_ids": list(stop_ids), "seed": seed}
-        frame = self._call("generate", words, {**ragged(prompts), "limits": torch.tensor(list(limits))})
-        if frame.words["policy_version"] != self.policy_version:
-            raise stale(frame.words["policy_version"], self.policy_version)
-        answer = frame.tensors
+        answer = self._ask("generate", words, {**ragged(prompts), "limits": torch.tensor(list(limits))})
         lengths = answer["lengths"].tolist()
         ids, logprobs = ([part.tolist() for part in answer[name].split(lengths)] for name in ("ids", "logprobs"))
         rows = zip(ids, logprobs, answer["stopped"].tolist(), strict=True)
@@ -135,10 +135,17 @@ class ProcessEngine:
     def _scores(self, sequences: Sequence[Sequence[int]], top: int) -> tuple[Tensor, Tensor, list[int]]:
         """ids_PJ, logprobs_PJ and how many positions each sequence has; the first column is the sequence's own token."""
         assert all(len(sequence) >= 2 for sequence in sequences)
-        answer = self._call("score", {"top": top}, ragged(sequences)).tensors
+        answer = self._ask("score", {"top": top}, ragged(sequences))
         with self._lock:
             self.traffic.scored_tokens += len(answer["ids"])
         return answer["ids"], answer["logprobs"], answer["lengths"].tolist()
+
+    def _ask(self, name: str, words: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the model says, if it has the weights that it was given."""
+        frame = self._call(name, words, tensors)
+        if frame.words["policy_version"] != self.policy_version:
+            raise StaleEngine(frame.words["policy_version"], self.policy_version)
+        return frame.tensors
 
     def _call(self, name: str, words: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None) -> Frame:
         question = Frame(words={"call": name, **self._turn, **(words or {})}, tensors=tensors or {})
@@ -161,15 +168,6 @@ class ProcessEngine:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self._address))
         return connection
-
-
-def stale(found: int, wanted: int) -> UserError:
-    """An engine acted with other weights than the trainer gave it."""
-    return UserError(
-        f"the vLLM engine wrote with policy version {found}, and the trainer gave it version {wanted}",
-        exit_code=ExitCode.FAILED,
-        fix="nothing of this batch was trained on; launch again to roll it out anew",
-    )
 
 
 def engine_ended(log: Path) -> EngineSilent:

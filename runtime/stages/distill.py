@@ -109,7 +109,7 @@ class DistillStage:
 
     def finish_step(self) -> None:
         """With `max_policy_lag: 1`, publish the batch that was played meanwhile: every checkpoint has the next batch."""
-        self._batches.finish()
+        self._batches.finish(version=self._step)
 
     def _routing_metrics(self, step: int, samples: Sequence[LedgerSample]) -> dict[str, float]:
         diagnostics = self.settings.diagnostics

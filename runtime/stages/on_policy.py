@@ -12,9 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,21 +27,26 @@ from ..data.batch import Document, PackedBatch
 from ..data.packing import bins, pack
 from ..data.renderer import Renderer
 from ..data.tokenizers import load_tokenizer_folder
-from ..engines.protocol import Engine, SamplingSettings
+from ..engines.protocol import Engine, SamplingSettings, StaleEngine
 from ..engines.registry import EngineRole, open_engines
 from ..engines.shared import agreed
 from ..files import write_json
-from ..jobs import ROLLOUT, JobContext
+from ..jobs import ROLLOUT, TOLD_ELSEWHERE, JobContext
 from ..judging import open_judge
+from ..launch.events import EventLog, read_events
 from ..ledger import Ledger, LedgerSample
 from ..parity import canary_of, engine_logprobs, require_parity, trainer_logprobs
-from ..rollouts import TELL_SECONDS, RolloutProgress, RolloutRequest, Trajectory, collect
+from ..rollouts import TELL_SECONDS, RolloutProgress, RolloutRequest, StaleEpisodes, Trajectory, collect
 from ..simulated_user import open_users
 from ..worlds.protocol import Task, WorldError
 from ..worlds.registry import open_world
 
 if TYPE_CHECKING:
     from ..trainer.trainer import PolymathTrainer
+
+SENT_AGAIN = "weights_sent_again"
+T = TypeVar("T")
+E = TypeVar("E", bound=UserError)
 
 
 def derived_seed(*parts: object) -> int:
@@ -132,8 +137,14 @@ class Actors:
             for _ in range(samples)
         ]
 
-    def play(self, requests: Sequence[RolloutRequest], seed: int, engine: Engine | None = None) -> list[Trajectory]:
-        """Play them with an engine's current weights; left out, the policy's."""
+    def play(
+        self,
+        requests: Sequence[RolloutRequest],
+        seed: int,
+        engine: Engine | None = None,
+        kept: Mapping[int, Trajectory] | None = None,
+    ) -> list[Trajectory]:
+        """Play them with an engine's current weights; left out, the policy's. `kept` and errors as those of `collect`."""
         shown = ShownRollout(self._context)
         try:
             return collect(
@@ -146,6 +157,7 @@ class Actors:
                 shown.tell,
                 self._judge,
                 self._users,
+                kept,
             )
         finally:
             shown.close()
@@ -189,6 +201,8 @@ def _world(context: JobContext, name: str, domain: Domain) -> Any:
 Score = Callable[[Sequence[Trajectory]], list[dict[str, Any]]]
 Play = Callable[[Sequence[RolloutRequest], int], list[Trajectory]]
 """From requests and a seed to their trajectories in the same order."""
+PlayOwn = Callable[[Play], list[LedgerSample]]
+"""From who plays to the samples of a rank's share of a batch."""
 
 
 class OnPolicyBatches:
@@ -201,7 +215,8 @@ class OnPolicyBatches:
         self._trainer: PolymathTrainer | None = None
         self._last: tuple[int, list[LedgerSample]] | None = None
         self._seen: dict[int, Counter[str]] = {}
-        self._ahead: tuple[int, Future[list[LedgerSample]]] | None = None
+        self._ahead: tuple[int, Future[list[LedgerSample]], PlayOwn] | None = None
+        self._sent_again: int | None = None  # the last policy version that did not arrive at once
         self.parity: dict[str, float] = {}  # of the last weights that an engine outside the trainer was given
 
     def attach(self, trainer: "PolymathTrainer") -> None:
@@ -229,6 +244,7 @@ class OnPolicyBatches:
 
         Raises:
             EngineSilent: on every rank; an engine of one of them is gone, and nothing was published.
+            UserError: exit code 6, on every rank; the policy's weights do not arrive at an engine.
         """
         if self._last is None or self._last[0] != index:
             if not self.ledger.exists(index):
@@ -251,15 +267,50 @@ class OnPolicyBatches:
             self._give_weights(version)
 
     def _give_weights(self, version: int) -> None:
+        """Give the engine the trainer's weights, once more if they do not arrive. Collective."""
         engine = self.actors.engine
         engine.load_weights(self.trainer.weights(), policy_version=version)
         if not engine.capabilities.embedded:
-            canary = self.actors.canary
-            told = agreed(self.context, lambda: engine_logprobs(engine, canary))
-            gap = require_parity(
-                told, trainer_logprobs(self.trainer, canary), self.context.setting("precision", Precision), version
-            )
-            self.parity = {"parity_gap_mean": gap.mean, "parity_gap_max": gap.largest}
+            self._sent_again_for(self._difference(version), version)
+
+    def _difference(self, version: int) -> UserError | None:
+        """What shows, if anything, that this rank's engine does not act with the trainer's weights. Collective."""
+        engine, canary = self.actors.engine, self.actors.canary
+        told = agreed(self.context, lambda: _or_error(StaleEngine, lambda: engine_logprobs(engine, canary)))
+        expected_T = trainer_logprobs(self.trainer, canary)
+        if isinstance(told, StaleEngine):
+            return told
+        try:
+            gap = require_parity(told, expected_T, self.context.setting("precision", Precision), version)
+        except UserError as difference:
+            return difference
+        sent_again = float(self._sent_again == version)
+        self.parity = {"parity_gap_mean": gap.mean, "parity_gap_max": gap.largest, SENT_AGAIN: sent_again}
+        return None
+
+    def _sent_again_for(self, problem: UserError | None, version: int) -> bool:
+        """Whether a rank's engine has other weights than the trainer's; all are given them again then. Collective.
+
+        A dropped update shows as an answer of another version or, where a server stamps none, as a gap on the canary. It happens
+        once; a difference that is still there after that is a fault of something else.
+
+        Raises:
+            UserError: on every rank; this policy version was sent again before.
+        """
+        context = self.context
+        if not context.any_rank(problem is not None):
+            return False
+        if problem is not None:
+            facts = {"folder": context.job.folder, "rank": context.rank, "policy_version": version, "cause": problem.message}
+            dropped = problem.dropped if isinstance(problem, StaleEpisodes) else 0
+            EventLog(context.run_dir).write("weights_differ", **facts, episodes_dropped=dropped)
+        if self._sent_again == version:
+            raise problem or UserError(f"an engine of another rank has other weights: {TOLD_ELSEWHERE}", exit_code=ExitCode.FAILED)
+        self._sent_again = version
+        if context.is_first_rank:
+            EventLog(context.run_dir).write(SENT_AGAIN, folder=context.job.folder, policy_version=version)
+        self._give_weights(version)
+        return True
 
     def begin(self, index: int, *, version: int, requests: Sequence[RolloutRequest], score: Score) -> None:
         """Start to play and score a batch beside whatever this process does until `finish`; one that is published is left alone.
@@ -271,23 +322,30 @@ class OnPolicyBatches:
         assert self._ahead is None, "one batch is ahead, never more"
         self.sync_engine(version)
         pool = ThreadPoolExecutor(1, thread_name_prefix="rollout")
-        self._ahead = index, pool.submit(self._play_own, index, requests, score, self.actors.play)
+        play_own = partial(self._play_own, index, requests, score)
+        self._ahead = index, pool.submit(play_own, self.actors.play), play_own
         pool.shutdown(wait=False)
 
-    def finish(self) -> None:
+    def finish(self, version: int) -> None:
         """Wait for the batch that was begun, if any, and publish it. Collective.
+
+        Args:
+            version: optimizer steps that the policy has taken by now; episodes that were dropped are played by it.
 
         Raises:
             UserError: as `batch`.
         """
         if self._ahead is not None:
-            (index, playing), self._ahead = self._ahead, None
-            self._publish(index, playing.result)
+            (index, playing, play_own), self._ahead = self._ahead, None
+            self._publish(index, self._fresh(version, playing.result, play_own))
 
     def _roll_out(self, index: int, version: int, requests: Sequence[RolloutRequest], score: Score, play: Play | None) -> None:
-        if play is None:
-            self._give_weights(version)
-        self._publish(index, lambda: self._play_own(index, requests, score, play or self.actors.play))
+        play_own = partial(self._play_own, index, requests, score)
+        if play is not None:
+            self._publish(index, agreed(self.context, lambda: play_own(play)))
+            return
+        self._give_weights(version)
+        self._publish(index, self._fresh(version, lambda: play_own(self.actors.play), play_own))
 
     def _play_own(self, index: int, requests: Sequence[RolloutRequest], score: Score, play: Play) -> list[LedgerSample]:
         """This rank's share of a batch, played and scored."""
@@ -297,10 +355,28 @@ class OnPolicyBatches:
         scores = score(trajectories)
         return [_sample(number, trajectory, extra) for number, trajectory, extra in zip(own, trajectories, scores, strict=True)]
 
-    def _publish(self, index: int, samples: Callable[[], list[LedgerSample]]) -> None:
-        """Publish what every rank has played; nothing of it if the engine of one of them is gone."""
+    def _fresh(self, version: int, playing: Callable[[], list[LedgerSample]], play_own: PlayOwn) -> list[LedgerSample]:
+        """This rank's share, every token of it written by the policy's weights. Collective.
+
+        Episodes that others wrote are played again, once the engine has been given the weights of `version` again.
+        """
+
+        def again() -> list[LedgerSample] | StaleEpisodes:
+            if not isinstance(found, StaleEpisodes):
+                return found
+            play = partial(self.actors.play, kept=found.kept)
+            return _or_error(StaleEpisodes, lambda: play_own(play))
+
+        found = agreed(self.context, lambda: _or_error(StaleEpisodes, playing))
+        while self._sent_again_for(found if isinstance(found, StaleEpisodes) else None, version):
+            found = agreed(self.context, again)
+        assert not isinstance(found, StaleEpisodes)
+        return found
+
+    def _publish(self, index: int, samples: Sequence[LedgerSample]) -> None:
+        """Publish what every rank has played."""
         context = self.context
-        agreed(context, lambda: self.ledger.write_part(index, context.rank, samples()))
+        self.ledger.write_part(index, context.rank, samples)
         context.barrier()
         if context.is_first_rank:
             self.ledger.publish(index, context.world_size)
@@ -320,6 +396,9 @@ class OnPolicyBatches:
         total: Counter[str] = Counter()
         for index in range(num_batches):
             total.update(self._seen.get(index) or totals(self.ledger.read(index)))  # `+` would drop what is 0
+        folder = self.context.job.folder
+        events = read_events(self.context.run_dir)
+        total[SENT_AGAIN] = sum(event["event"] == SENT_AGAIN and event["folder"] == folder for event in events)
         return total
 
     def pack(self, documents: Sequence[Document], sequence_tokens: int) -> PackedBatch:
@@ -327,6 +406,14 @@ class OnPolicyBatches:
         multiple = self.trainer.data_parallel_size * self.trainer.config.training.local_batch_size
         needed = len(bins([len(document.ids) - 1 for document in documents], sequence_tokens))
         return pack(documents, sequence_tokens, rows=-(-needed // multiple) * multiple, pad_id=self.actors.tokenizer.pad_id)
+
+
+def _or_error(kind: type[E], ask: Callable[[], T]) -> T | E:
+    """What it says, or the error of this kind that it raises."""
+    try:
+        return ask()
+    except kind as error:
+        return error
 
 
 def _sample(number: int, trajectory: Trajectory, scores: Mapping[str, Any]) -> LedgerSample:
@@ -344,6 +431,7 @@ def _sample(number: int, trajectory: Trajectory, scores: Mapping[str, Any]) -> L
         process=trajectory.process,
         turns=trajectory.turns,
         interruptions=trajectory.interruptions,
+        dropped=trajectory.dropped,
         policy_version=trajectory.policy_version,
         **scores,
     )
@@ -370,6 +458,7 @@ def totals(samples: Sequence[LedgerSample]) -> Counter[str]:
         truncated=sum(sample.status == "TRUNCATED" for sample in samples),
         forced=sum(sample.status == "FORCED" for sample in samples),
         interruptions=sum(sample.interruptions for sample in samples),
+        dropped=sum(sample.dropped for sample in samples),
     )
 
 
@@ -382,6 +471,7 @@ def rollout_metrics(samples: Sequence[LedgerSample]) -> dict[str, float]:
         "forced": sum(sample.status == "FORCED" for sample in samples) / count,
         "truncated": sum(sample.status == "TRUNCATED" for sample in samples) / count,
         "interruptions": float(sum(sample.interruptions for sample in samples)),
+        "dropped": float(sum(sample.dropped for sample in samples)),
         "rollout_tokens": float(sum(len(sample.ids) for sample in samples)),
         "written_tokens": float(sum(sample.num_written for sample in samples)),
     }

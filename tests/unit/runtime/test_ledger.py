@@ -26,6 +26,7 @@ def _sample(number: int, *, scored: bool = True) -> LedgerSample:
         process=0.25 * number,
         turns=2,
         interruptions=0,
+        dropped=0,
         policy_version=4,
         teacher="searcher" if scored else None,
         support_ids_WK=torch.randint(0, 200_000, (sum(written), 3), generator=draw) if scored else None,
@@ -136,7 +137,7 @@ def test_a_batch_of_another_format_is_refused(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     _publish(ledger)
     manifest = tmp_path / "000000" / MANIFEST
-    manifest.write_text(manifest.read_text().replace("polymath.ledger/2", "polymath.ledger/1"))
+    manifest.write_text(manifest.read_text().replace("polymath.ledger/3", "polymath.ledger/2"))
     with pytest.raises(UserError, match="another version") as caught:
         ledger.read(0)
     assert caught.value.exit_code == 4

@@ -103,7 +103,7 @@ def test_an_engine_of_other_weights_than_the_trainer_gave_it_is_refused(worker: 
     worker.answer = _generation(0)
     assert engine.generate([[5]], limits=[1], sampling=PLAIN, stop_ids=[], seed=0)[0].ids == (7,)
     engine.policy_version = 1  # the trainer's update never arrived
-    with pytest.raises(UserError, match="wrote with policy version 0, and the trainer gave it version 1") as caught:
+    with pytest.raises(UserError, match="answered with policy version 0, and the trainer gave it version 1") as caught:
         engine.generate([[5]], limits=[1], sampling=PLAIN, stop_ids=[], seed=0)
     assert caught.value.exit_code == ExitCode.FAILED
 

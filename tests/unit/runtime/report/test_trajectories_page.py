@@ -158,7 +158,7 @@ def test_a_ledger_shows_what_the_policy_wrote(tmp_path: Path) -> None:
     sample = LedgerSample(
         **{"number": 0, "ids": tuple(text.encode()), "written": (False,) * 8 + (True,) * 6, "logprobs": (0.0,) * 8 + (-0.5,) * 6},
         **{"domain": "sums", "task_key": "1 + 1", "group": 3, "status": "COMPLETED", "reward": 1.0, "outcome": 1.0, "process": 0.5},
-        **{"turns": 1, "interruptions": 0, "policy_version": 4},
+        **{"turns": 1, "interruptions": 0, "dropped": 0, "policy_version": 4},
     )
     ledger.write_part(0, 0, [sample])
     ledger.publish(0, 1)

@@ -27,7 +27,7 @@ def sample(domain: str, written: int, status: str = "COMPLETED", reward: float =
     return LedgerSample(
         number=0, ids=ids or tuple(range(3 + written)), written=(False,) * 3 + (True,) * written, logprobs=(0.0,) * (3 + written),
         domain=domain, task_key="t", group=0, status=status, reward=reward, outcome=reward, turns=1, interruptions=0, process=0.0,
-        policy_version=0,
+        dropped=0, policy_version=0,
     )  # type: ignore[arg-type]  # fmt: skip
 
 
