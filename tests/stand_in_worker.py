@@ -1,6 +1,7 @@
 """Stands for `vllm_worker` where vLLM is not installed: the same frames and the same words, answered by the embedded engine.
 
 Started by an interpreter that `interpreter` writes and POLYMATH_VLLM_PYTHON names, in a process of its own, as the real one is.
+The same function makes interpreters of other files that stand for the worker.
 """
 
 import argparse
@@ -22,10 +23,10 @@ from polymath.runtime.launch.watch import exit_with_launcher
 from safetensors.torch import load_file
 
 
-def interpreter(folder: Path) -> Path:
-    """An executable that runs this file whatever it is asked to run."""
+def interpreter(folder: Path, file: str = __file__) -> Path:
+    """An executable that runs a file, this one if no other is named, whatever it is asked to run."""
     script = folder / "python"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(file).resolve()} "$@"\n')
     script.chmod(0o755)
     return script
 

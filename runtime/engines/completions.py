@@ -6,16 +6,15 @@ larger than all that is made of it. Each position is handed on as it comes, and 
 
 import codecs
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .answers import sound_logprobs
 from .endpoint import Unreadable, shown
 
 POSITIONS = '"prompt_logprobs":'
 LONGEST_POSITION = 1 << 22  # characters of one position: the whole of a large vocabulary
-ROUNDING = 1e-6  # a probability of 1 may come out a little above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +61,6 @@ def read_completions(chunks: Iterator[bytes], on_position: OnPosition | None = N
     if arrays not in (0, len(choices)):
         raise Unreadable(f"{arrays} of {len(choices)} completions have scores")
     return choices
-
-
-def sound_logprobs(values: list[Any]) -> list[float]:
-    """The values, which must be finite numbers of at most 0.
-
-    Raises:
-        Unreadable: one of them is not.
-    """
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value > ROUNDING:
-            raise Unreadable(f"a log-probability that is no finite number of at most 0: {value!r}")
-    return values
 
 
 def _position(value: Any) -> Position:

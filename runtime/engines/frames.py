@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from .endpoint import Unreadable
 
 LENGTH_BYTES = 8
 MOST_BYTES = 2**32  # of a frame: the full distributions of 7,000 tokens over 150,000 ids
 WORDS = "words"
+WORKING = {"working": True}  # the words of a worker that makes steps and is not done
+SHOWN = 200  # characters of what is wrong with a frame
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,19 +40,26 @@ def send(connection: socket.socket, frame: Frame) -> int:
     return LENGTH_BYTES + len(body)
 
 
-def receive(connection: socket.socket) -> tuple[Frame, int]:
-    """The next frame, and how many bytes it took.
+def receive(connection: socket.socket, most_bytes: int = MOST_BYTES) -> tuple[Frame, int]:
+    """The next frame, and how many bytes it took. A longer one than `most_bytes` is not read.
 
     Raises:
         EOFError: the other side is gone.
-        ValueError: what came is no frame.
+        Unreadable: what came is no frame.
     """
     length = int.from_bytes(_exactly(connection, LENGTH_BYTES), "little")
-    if length > MOST_BYTES:
-        raise ValueError(f"a frame of {length} bytes; {MOST_BYTES} is the most")
+    if length > most_bytes:
+        raise Unreadable(f"a frame of {length} bytes; {most_bytes} is the most")
     body = bytes(_exactly(connection, length))
-    header = json.loads(body[LENGTH_BYTES : LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "little")])
-    return Frame(words=json.loads(header["__metadata__"][WORDS]), tensors=load(body)), LENGTH_BYTES + length
+    try:
+        tensors = load(body)
+        header = json.loads(body[LENGTH_BYTES : LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "little")])
+        words = json.loads(header["__metadata__"][WORDS])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Unreadable(f"a frame of {length} bytes that is none: {type(error).__name__}: {str(error)[:SHOWN]}") from error
+    if not isinstance(words, dict):
+        raise Unreadable("a frame without words")
+    return Frame(words=words, tensors=tensors), LENGTH_BYTES + length
 
 
 def _exactly(connection: socket.socket, count: int) -> bytearray:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
 from ..data.tokenizers import ChatTokenizer
-from .completions import Position, read_completions, sound_logprobs
+from .answers import continuation, require_ids
+from .completions import Position, read_completions
 from .endpoint import HttpClient, Patience, ServiceFailure, Unreadable
 from .protocol import Capabilities, EngineInterrupted, EngineSilent, Generation, Identity, SamplingSettings, TopK, Traffic, row_seed
 from .supports import require_support
@@ -260,7 +261,7 @@ class _ScoreReader:
             return
         if len(found.ids) not in (max(1, self._asked), self._asked + 1) or len(set(found.ids)) < len(found.ids):
             raise Unreadable(f"scores of {len(found.ids)} tokens at position {position}, and {self._asked} were asked for")
-        _require_ids(found.ids, self._vocabulary)
+        require_ids(found.ids, self._vocabulary)
         if self._rows[row][position] not in found.ids:
             raise Unreadable(f"the scores at position {position} are not of the token that stands there")
         self._take(row, position, found)
@@ -270,13 +271,6 @@ class _ScoreReader:
         lengths = [len(row) for row in self._rows]
         if len(choices) != len(lengths) or self._seen != lengths:
             raise Unreadable(f"scores of {self._seen} positions for sequences of {lengths} tokens")
-
-
-def _require_ids(ids: Sequence[Any], vocabulary: int) -> None:
-    """Raises Unreadable where one of them is no id of the model's."""
-    for one in ids:
-        if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < vocabulary:
-            raise Unreadable(f"{one!r} is none of the model's {vocabulary} ids")
 
 
 def _generation(choices: Sequence[Mapping[str, Any]], limit: int, stop_ids: Sequence[int], vocabulary: int) -> Generation:
@@ -293,11 +287,5 @@ def _generation(choices: Sequence[Mapping[str, Any]], limit: int, stop_ids: Sequ
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
     if not isinstance(ids, list) or not isinstance(values, list):
         raise Unreadable("a continuation without ids or log-probabilities")
-    _require_ids(ids, vocabulary)
-    sound_logprobs(values)
-    stopped = bool(ids) and ids[-1] in stop_ids
-    if not 1 <= len(ids) <= limit or len(values) != len(ids) or stopped != (reason == "stop"):
-        raise Unreadable(
-            f"a continuation of {len(ids)} ids and {len(values)} log-probabilities, ended by {reason!r}, limit {limit}"
-        )
-    return Generation(ids=tuple(ids), logprobs=tuple(values), stopped=stopped)
+    stopped = reason == "stop"
+    return continuation(ids, values, stopped=stopped, limit=limit, stop_ids=stop_ids, vocabulary=vocabulary)

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...compiler.plan import Role
+from ...specs.diagnostics import ExitCode, UserError
 from ...specs.machine import Engines, Precision
 from ..data.tokenizers import ChatTokenizer
 from ..files import write_json
 from ..jobs import JobContext
-from .endpoint import Endpoint
+from ..launch.events import ServiceWaits
+from .endpoint import Endpoint, Unreadable, Watch
 from .frames import Frame, receive, send
 from .handshake import CANARY_TOKENS
 from .shared import ReloadingEngine, SharedEngine
@@ -66,7 +68,8 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
 
     def connected(name: str, number: int) -> ReloadingEngine:
         written = place / f"{role}.{'.'.join(folders)}.{number}.json"
-        return connect(json.loads(written.read_text(encoding="utf-8")), folders[name], tokenizer, in_turns=in_turns)
+        waits = ServiceWaits(context.run_dir, context.job.folder, f"the {role} engine")
+        return connect(json.loads(written.read_text(encoding="utf-8")), folders[name], tokenizer, in_turns=in_turns, watch=waits)
 
     engines = {}
     for name, copies in dealt.items():
@@ -89,11 +92,19 @@ def deal(names: Sequence[str], copies: int) -> dict[str, list[int]]:
     return {name: list(range(place * each, (place + 1) * each)) for place, name in enumerate(names)}
 
 
-def connect(facts: Mapping[str, Any], folder: Path, tokenizer: ChatTokenizer, *, in_turns: bool = False) -> ReloadingEngine:
-    """The engine of a copy that answers, from what is written of it."""
+def connect(
+    facts: Mapping[str, Any],
+    folder: Path,
+    tokenizer: ChatTokenizer,
+    *,
+    in_turns: bool = False,
+    watch: Watch | None = None,
+) -> ReloadingEngine:
+    """The engine of a copy that answers, from what is written of it. `watch` is told that our worker makes no step."""
     log = Path(facts["log"])
     if "socket" in facts:
-        return ProcessEngine(Path(facts["socket"]), folder=folder, tokenizer=tokenizer, in_turns=in_turns, log=log)
+        address = Path(facts["socket"])
+        return ProcessEngine(address, folder=folder, tokenizer=tokenizer, in_turns=in_turns, log=log, watch=watch)
     assert not in_turns, "vLLM's server does not change its model for one question"
     key = Path(facts["key"]).read_text(encoding="utf-8")
     endpoint = Endpoint(host="127.0.0.1", port=facts["port"], path="/v1", secure=False, key=key)
@@ -167,6 +178,8 @@ def _answered(probe: socket.socket) -> bool:
         return True
     except (EOFError, OSError):  # the process ended; whoever waits for it will see that
         return False
+    except Unreadable as error:
+        raise UserError(f"the vLLM engine gives no answer that can be used: {error}", exit_code=ExitCode.UNFIT) from error
 
 
 def gpus_of(roles: Mapping[str, Role], name: str, number: int, visible: Sequence[str]) -> tuple[str, ...]:

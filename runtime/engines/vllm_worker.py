@@ -14,6 +14,7 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,10 +24,12 @@ import torch
 from torch import Tensor
 
 from ..launch.watch import exit_with_launcher
-from .frames import Frame, receive, send, sequences_of
+from .frames import WORKING, Frame, receive, send, sequences_of
 from .group import end_group
 from .protocol import row_seed
 from .vllm_transfer import decoded
+
+WORKING_SECONDS = 5.0  # between two words to whoever waits for an answer
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,7 +60,7 @@ class Worker:
         self._version = 0
         self._waiting: deque[Call] = deque()
         self._running: dict[str, tuple[Call, int]] = {}
-        self._asked = 0
+        self._asked, self._told = 0, time.monotonic()
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
 
     def serve(self) -> None:
@@ -69,6 +72,16 @@ class Worker:
                 for output in self._engine.step():
                     if output.finished:
                         self._collect(output)
+                self._tell_working()
+
+    def _tell_working(self) -> None:
+        """Tell whoever waits, now and then, that the engine makes steps: a long answer is no hang."""
+        now = time.monotonic()
+        if now - self._told >= WORKING_SECONDS:
+            self._told = now
+            calls = [call for call, row in self._running.values() if row not in call.outputs] + list(self._waiting)
+            for call in {id(call): call for call in calls}.values():
+                self._answer(call, WORKING, {})
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -76,7 +89,7 @@ class Worker:
             threading.Thread(target=self._listen, args=(connection,), name="listen", daemon=True).start()
 
     def _listen(self, connection: socket.socket) -> None:
-        with contextlib.suppress(EOFError, OSError):  # a rank that left asks nothing more
+        with connection, contextlib.suppress(EOFError, OSError):  # a rank that left asks nothing more
             while True:
                 self._calls.put(Call(frame=receive(connection)[0], connection=connection))
 
@@ -173,7 +186,7 @@ class Worker:
         else:
             self._answer(call, {"policy_version": self._version}, _scores(outputs))
 
-    def _answer(self, call: Call, words: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _answer(self, call: Call, words: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         with contextlib.suppress(OSError):  # a rank that left wants no answer
             send(call.connection, Frame(words=words, tensors=tensors))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.distillation import Distill, DistillLoss
+from ..engines.answers import unsound_logprobs
 from ..engines.protocol import Engine
 from ..losses import subset, vocabulary
 from ..losses.shard import WHOLE, WholeVocabulary
@@ -20,8 +21,6 @@ from .on_policy import predicts_written
 
 if TYPE_CHECKING:
     from ..trainer.trainer import TrainedTokens
-
-ROUNDING_OF_LOGPROBS = 1e-3  # a probability of 1 may come out a little above it
 
 
 def token_loss(
@@ -116,7 +115,7 @@ def require_sound_logprobs(teacher: str, logprobs: Tensor) -> None:
     Raises:
         UserError: one is not a finite number of at most 0.
     """
-    if not (logprobs.isfinite() & (logprobs <= ROUNDING_OF_LOGPROBS)).all():
+    if unsound_logprobs(logprobs).numel():
         raise _unsound(teacher, "gave a log-probability that is not a finite number of at most 0")
 
 

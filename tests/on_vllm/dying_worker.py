@@ -1,7 +1,6 @@
 """`vllm_worker`, whose engine once ends with no warning in the middle of a rollout, where some rows are written and others are not.
 
-`interpreter` makes a program for POLYMATH_VLLM_PYTHON of it. It dies in the job and at the policy version that a file names, which
-is gone afterwards.
+It dies in the job and at the policy version that a file names, which is gone afterwards.
 """
 
 import os
@@ -13,15 +12,6 @@ from typing import Any
 from polymath.runtime.engines import vllm_worker
 
 WHEN = "POLYMATH_TEST_DIES"  # environment variable: the file
-
-
-def interpreter(folder: Path, *, job: str, version: int) -> dict[str, str]:
-    """The environment of a launch whose rollout engine dies once."""
-    script, when = folder / "python", folder / "dies"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} "$@"\n')
-    script.chmod(0o755)
-    when.write_text(f"{job} {version}")
-    return {"POLYMATH_VLLM_PYTHON": str(script), WHEN: str(when)}
 
 
 class DyingWorker(vllm_worker.Worker):

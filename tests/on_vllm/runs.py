@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from end_to_end.polymath import REPOSITORY, job_folder, polymath
+from polymath.runtime.engines.vllm_launch import PYTHON
 from polymath.runtime.ledger import Ledger
+from stand_in_worker import interpreter
 
-from .dying_worker import interpreter
+from . import dying_worker
 
 RECIPE = REPOSITORY / "recipes" / "smoke_vllm.yaml"
 SECONDS = 1200  # engines start in 10 s on an idle machine, and in minutes on a busy one
@@ -53,7 +55,10 @@ def require_whole(plan: Path, run: Path, versions: list[int]) -> None:
 
 def launch_with_a_death(plan: Path, run: Path, folder: Path, *, index: int, version: int) -> None:
     """Launch a run whose acting engine is killed while it writes the rollout batch `index`, and launch it again to its end."""
-    said = launch(plan, run, exit_code=7, environment=interpreter(folder, job="distill", version=version))
+    when = folder / "dies"
+    when.write_text(f"distill {version}")
+    environment = {PYTHON: str(interpreter(folder, dying_worker.__file__)), dying_worker.WHEN: str(when)}
+    said = launch(plan, run, exit_code=7, environment=environment)
     assert "its process has ended" in said
     engines = engines_of(plan, run, "distill")
     assert len(engines) == 2  # one acts, and the teachers take turns on the other

@@ -25,8 +25,10 @@ from polymath.runtime.engines.vllm_launch import PYTHON, free_port
 from polymath.runtime.engines.vllm_process import ProcessEngine
 from polymath.runtime.engines.vllm_weights import WeightSync
 from polymath.specs.machine import Engines
+from stand_in_worker import interpreter
 
-from .transfer_worker import interpreter, trainer_endpoint
+from . import transfer_worker
+from .transfer_worker import trainer_endpoint
 
 pytestmark = pytest.mark.skipif(lacks("process") is not None, reason=lacks("process") or "")
 
@@ -53,7 +55,7 @@ def shared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     root = tmp_path_factory.mktemp("copies")
     role = Role(devices=1, torchrun=(), environment={})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PYTHON, interpreter(root))
+        patch.setenv(PYTHON, str(interpreter(root, transfer_worker.__file__)))
         patch.setattr(nccl_engine, "open_trainer_endpoint", trainer_endpoint)
         patch.setattr(torch.cuda, "current_stream", lambda: None)
         patch.setitem(vllm_transfer.TRAINERS, "nccl", trainer)

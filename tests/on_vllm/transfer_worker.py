@@ -1,11 +1,10 @@
 """`vllm_worker` on a CPU with vLLM's own NCCL engine, whose communicator alone is another: gloo, which needs no GPU.
 
-`interpreter` makes a program for POLYMATH_VLLM_PYTHON of it; `trainer_endpoint` is the other end of the communicator.
+`trainer_endpoint` is the other end of the communicator.
 """
 
 import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +12,6 @@ import torch.distributed as dist
 from polymath.runtime.engines import vllm_worker
 
 PATIENCE = timedelta(seconds=900)
-
-
-def interpreter(folder: Path) -> str:
-    """An executable that runs this file whatever it is asked to run."""
-    script = folder / "python"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
 
 
 class GlooCommunicator:
