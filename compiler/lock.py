@@ -6,8 +6,6 @@ has a tokenizer (`polymath lock` has the runtime's, unless `--no-tokens`; the co
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from .compilation import Compilation
 from .lengths import Quantiles
 from .passes.lower import source_urls
 from .rows import BadSource, hash_of_url, read_rows
+from .store import replace_file
 
 LOCK_FORMAT = "polymath.lock/1"
 PACKAGES = ("polymath", "torch", "torchtitan", "transformers", "tokenizers", "safetensors")
@@ -123,16 +122,7 @@ def write_lock(lock: Lock, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(readable_json(to_json(lock)))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(staging).chmod(0o644)
-        Path(staging).replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}", exit_code=ExitCode.UNFIT) from error
+    replace_file(path, readable_json(to_json(lock)))
 
 
 def read_lock(path: Path) -> Lock | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from ..specs.build import is_finite_number
 from ..specs.locations import local_path
 from ..specs.model import TrajectorySource
 from .canonical import CHUNK_BYTES
@@ -87,8 +88,8 @@ def read_rows(url: str, root: Path, source: TrajectorySource) -> Rows:
                 if fault:
                     mistakes.append(("E0314", f"{url}, row {number}: {fault}", fix))
                 elif isinstance(row, dict):
-                    if isinstance(row.get("reward"), (int, float)):
-                        rewards.append(float(row["reward"]))
+                    if row.get("reward") is not None:
+                        rewards.append(row["reward"])
                     for name, length in row_lengths(row).items():
                         lengths.setdefault(name, []).append(length)
                 if len(mistakes) == MISTAKES_PER_FILE:
@@ -118,16 +119,29 @@ def _check_filter(url: str, minimum: float, rewards: Sequence[float], rows: int)
 def _row(line: bytes) -> dict[str, Any] | str:
     """A row, or what is wrong with it."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         return f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
         return f"not valid JSON at column {error.colno}: {error.msg}"
+    except _NotAJsonNumber as error:
+        return f"not valid JSON: {error} is no number"
     except (ValueError, RecursionError):
         return "not valid JSON: too deep or too large a number"
     if not isinstance(row, dict):
         return "not a JSON object"
-    return cast(dict[str, Any], row)
+    read = cast(dict[str, Any], row)
+    if (reward := read.get("reward")) is not None and not is_finite_number(reward):
+        return f"`reward` is {json.dumps(reward)[:40]}, not a number"
+    return read
+
+
+class _NotAJsonNumber(ValueError):
+    """What Python reads as a number, and JSON does not know."""
+
+
+def _refuse_constant(text: str) -> None:
+    raise _NotAJsonNumber(text)
 
 
 def _form_fault(row: Mapping[str, Any], format_name: str) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Writes a plan directory: all of it or none, never over something that is not a plan. `plan.read_plan` is its counterpart."""
+"""Writes a plan directory, or a file: all of it or none, and a plan over nothing but a plan. `plan.read_plan` reads it."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from .graph import mermaid
 from .plan import Plan, Sources
 from .provenance import ORIGINS, Origins
 
+TOP_LEVEL = ("jobs", "graph.mmd", "plan.json", "sources.json", ORIGINS)  # of a plan directory
 SUMMARY_FIELDS = ("id", "kind", "needs", "recipe_digest", "exact_digest")
 
 
@@ -22,8 +23,7 @@ def write_plan(plan: Plan, sources: Sources, folder: Path, origins: Origins | No
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
-    if folder.exists() and not (folder.is_dir() and ((folder / "plan.json").is_file() or not any(folder.iterdir()))):
-        raise UserError(f"{folder} exists and is not a plan", exit_code=ExitCode.USAGE, fix="choose another folder with -o")
+    _refuse_another(folder)
     files = plan_files(plan, sources, origins)
     if _holds(folder, files):  # a run may be reading it
         return
@@ -57,9 +57,44 @@ def plan_files(plan: Plan, sources: Sources, origins: Origins | None = None) -> 
     return files
 
 
+def _refuse_another(folder: Path) -> None:
+    """An older plan is replaced with all that it holds, so it may hold nothing else."""
+    if not folder.exists():
+        return
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if not folder.is_dir() or (there and "plan.json" not in there):
+        raise UserError(f"{folder} exists and is not a plan", exit_code=ExitCode.USAGE, fix="choose another folder with -o")
+    if others := sorted(there - {*TOP_LEVEL}):
+        raise UserError(
+            f"{folder} holds {others[0]} beside a plan, which would be lost",
+            exit_code=ExitCode.USAGE,
+            fix="move it elsewhere, or choose another folder with -o",
+        )
+
+
 def _holds(folder: Path, files: dict[str, str]) -> bool:
     there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return there.keys() == files.keys() and all(there[name].read_bytes() == text.encode() for name, text in files.items())
+
+
+def replace_file(path: Path, text: str, mode: int = 0o644) -> None:
+    """All of a new file or all of the old one, whatever interrupts it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        staging = Path(name)
+        try:
+            _write(staging, text)
+            staging.chmod(mode)
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,8 +18,15 @@ from .verbs.form import print_json
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code."""
-    debug = os.environ.get("POLYMATH_DEBUG") == "1"
-    options = make_parser().parse_args(arguments)
+    try:
+        options = make_parser().parse_args(arguments)
+        return _run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return int(ExitCode.INTERRUPTED)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return int(options.run(options))
     except SpecInvalid as error:
@@ -34,14 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(error.render(), file=sys.stderr)
         return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except Exception as error:  # the last line of defence: whatever it is, it is not the user's mistake
-        if debug:
+        if os.environ.get("POLYMATH_DEBUG") == "1":
             raise
         print(f"this is a bug in Polymath: {type(error).__name__}: {error}", file=sys.stderr)
         print("  = POLYMATH_DEBUG=1 shows where; please report it with that output", file=sys.stderr)

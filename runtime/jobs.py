@@ -144,7 +144,7 @@ def is_done(folder: Path, job: Job) -> bool:
         if done["recipe_digest"] != job.recipe_digest:
             return False
         return all((folder / name).stat().st_size == entry["bytes"] for name, entry in done["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, cut off, or not what a job writes
         return False
 
 

@@ -11,13 +11,13 @@ import re
 import types
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from .diagnostics import MOST_MISTAKES
 from .fields import FieldInfo, Identity, yaml_name
 from .hints import Path, field_fix, name_fix, number_fix, share_fix, show_path, suggest
 
-__all__ = ["MISSING", "Path", "Problem", "build", "from_json", "kept", "show_path", "suggest", "to_json"]
+__all__ = ["MISSING", "Path", "Problem", "build", "from_json", "is_finite_number", "kept", "show_path", "suggest", "to_json"]
 
 T = TypeVar("T")
 
@@ -308,6 +308,14 @@ def _method(cls: Any) -> str:
     return str(get_args(kind)[0]) if kind is not None else cast(type[Any], cls).__name__
 
 
+def is_finite_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
 def _looks_like(kind: Any, data: Any) -> bool:
     """Whether data is of the outer form of a type."""
     origin = get_origin(kind)
@@ -318,7 +326,7 @@ def _looks_like(kind: Any, data: Any) -> bool:
     if dataclasses.is_dataclass(kind) or (origin is not None and issubclass(origin, Mapping)):
         return isinstance(data, dict)
     if kind is float:
-        return isinstance(data, (int, float)) and not isinstance(data, bool) and math.isfinite(data)
+        return is_finite_number(data)
     if kind is int:
         return isinstance(data, int) and not isinstance(data, bool)
     return isinstance(data, kind)

@@ -53,11 +53,14 @@ def format_spec(text: str) -> str:
     root = _tree(text)
     lines = text.rstrip("\n").split("\n")
     _order_flows(root, Spec, lines)
-    if not any(node.literal for node in _walk(root)):
+    has_literal = any(node.literal for node in _walk(root))
+    if not has_literal:
         lines = [line.rstrip() for line in lines]
     lines = _ordered(root, Spec, lines, 0, len(lines), outermost=True)
     result = "\n".join(lines).rstrip("\n") + "\n"
     after = read_text(result, "")
+    if has_literal and after.data != before.data:
+        return text  # it ends within a literal, and the line breaks at its end are part of that
     assert after.data == before.data and not after.diagnostics, "formatting would change what the spec says"
     assert sorted(_comments(result)) == sorted(_comments(text)), "formatting would lose a comment"
     return result

@@ -139,7 +139,7 @@ def _apply(override: str, data: Any, spans: Spans) -> tuple[Problem | None, Span
             choices = ", ".join(f"`{one}`" for one in known) or "nothing"
             where = f"`{show_path(path)}`" if path else "a spec"
             return Problem(code="E0210", path=(), detail=f"{where} holds {choices}, not `{part}`", fix=fix), span
-        index: str | int = int(part) if part.isdigit() and not isinstance(here, dict) else part
+        index: str | int = int(part) if part.isdecimal() and not isinstance(here, dict) else part
         path = (*path, index)
         if position == len(parts) - 1:
             cast(Any, here)[index] = value
@@ -158,7 +158,7 @@ def _step(kind: Any, here: Any, part: str) -> tuple[Sequence[str] | None, Any]:
     members = [member for member in union_members(kind) if get_origin(member) is not Literal and member is not type(None)]
     if isinstance(here, list):
         rows = cast(list[Any], here)
-        inside = part.isdigit() and int(part) < len(rows)
+        inside = part.isdecimal() and int(part) < len(rows)
         item = next((get_args(member)[0] for member in members if get_origin(member) is tuple), Any)
         return (None, item) if inside else ([str(i) for i in range(len(rows))], None)
     if not isinstance(here, dict):

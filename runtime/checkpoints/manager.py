@@ -8,6 +8,7 @@ reads every other object with `weights_only`.
 import io
 import json
 import pickle
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,8 @@ class PublishingCheckpointManager(CheckpointManager):
 
 def latest_step(folder: Path) -> int:
     """The highest step with a manifest, or -1."""
-    steps = [int(path.parent.name.removeprefix("step-")) for path in folder.glob(f"step-*/{MANIFEST}")]
-    return max(steps, default=-1)
+    found = [re.fullmatch(r"step-([0-9]+)", path.parent.name) for path in folder.glob(f"step-*/{MANIFEST}")]
+    return max((int(step[1]) for step in found if step), default=-1)
 
 
 def verify_checkpoint(folder: Path, recipe_digest: str) -> None:
@@ -107,17 +108,18 @@ def verify_checkpoint(folder: Path, recipe_digest: str) -> None:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        listed = manifest["files"]
-    except (OSError, ValueError, KeyError):
+        recipe = manifest["recipe_digest"]
+        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise _refused(folder, f"{MANIFEST} is missing or unreadable") from None
-    if manifest["recipe_digest"] != recipe_digest:
+    if recipe != recipe_digest:
         raise _refused(folder, "it belongs to another recipe")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     for name in sorted(present ^ set(listed)):
         raise _refused(folder, f"{name} is {'not listed' if name in present else 'missing'}")
-    for name, entry in listed.items():
+    for name, (size, sha256) in listed.items():
         path = folder / name
-        if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+        if path.stat().st_size != size or sha256_of(path) != sha256:
             raise _refused(folder, f"{name} has changed since it was written")
 
 

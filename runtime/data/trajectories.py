@@ -10,7 +10,6 @@ our own schema (`knowledge/records.py`) is one conversation for each context of 
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 import fsspec
 
+from ...specs.build import is_finite_number
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import TrajectorySource
 from ..worlds.protocol import Message
@@ -158,8 +158,8 @@ def read_json(line: bytes, row: int) -> dict[str, Any]:
 def _read_row(line: bytes, form: str, row: int) -> tuple[list[Conversation], float | None]:
     data = read_json(line, row)
     reward = data.get("reward")
-    if reward is not None and (isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward)):
-        raise RowError(f"`reward` is {reward!r}, not a number")
+    if reward is not None and not is_finite_number(reward):
+        raise RowError(f"`reward` is {json.dumps(reward)[:40]}, not a number")
     messages = _question_answer(data) if form == "question_answer" else chat_messages(data)
     tools = chat_tools(data)
     contexts = _contexts(data, messages) if "schema" in data else [messages]
@@ -173,9 +173,12 @@ def _contexts(data: Mapping[str, Any], messages: Sequence[Message]) -> list[list
         return [list(messages)]
     if schema != SCHEMA:
         raise RowError(f"`schema` is {schema!r}; this version reads {SCHEMA}")
+    restarts = data.get("restarts", [])
+    if not isinstance(restarts, list) or not all(type(place) is int for place in restarts):
+        raise RowError("`restarts` is not a list of whole numbers")
     try:
-        return contexts_of(messages, data.get("restarts", []))
-    except (TypeError, ValueError) as error:
+        return contexts_of(messages, restarts)
+    except ValueError as error:
         raise RowError(f"`restarts`: {error}") from None
 
 

@@ -77,13 +77,13 @@ def _decide(job: Job, folder: Path) -> Decision:
 
 def _why_not_done(folder: Path) -> str:
     try:
-        files = json.loads((folder / DONE).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        sizes = {name: entry["bytes"] for name, entry in json.loads((folder / DONE).read_text())["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"its {DONE} cannot be read"
-    for name, entry in files.items():
+    for name, size in sizes.items():
         if not (folder / name).exists():
             return f"its {name} is missing"
-        if (folder / name).stat().st_size != entry["bytes"]:
+        if (folder / name).stat().st_size != size:
             return f"its {name} has another size than it wrote"
     return f"its {DONE} is another job's"
 

@@ -90,7 +90,9 @@ def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
         try:
             event = json.loads(line)
             event["time"] = datetime.fromisoformat(event["time"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError):
+            continue
+        if "event" not in event:
             continue
         yield event
 

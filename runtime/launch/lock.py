@@ -93,12 +93,20 @@ def read_holder(run_dir: Path) -> dict[str, Any] | None:
 def is_running(run_dir: Path) -> bool:
     """Whether a launch is at work. Looks at the process and leaves the lock alone, lest it refuse a launch just then.
 
-    On another host than the launch's this cannot be seen, and the answer is yes.
+    The process of another host cannot be seen. There the lock itself is tried: a host that is gone, as a container is that was
+    ended, holds it no longer.
     """
     holder = read_holder(run_dir)
     if holder is None:
         return False
-    return holder["host"] != socket.gethostname() or _birth(holder["pid"]) == holder["birth"] is not None
+    if holder["host"] == socket.gethostname():
+        return _birth(holder["pid"]) == holder["birth"] is not None
+    try:
+        with (run_dir / LOCK).open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _holder_facts() -> dict[str, Any]:

@@ -58,5 +58,5 @@ def _read(path: Path) -> dict[str, object] | None:
             "exit_code": int(outcome["exit_code"]),
             "message": str(outcome["message"]),
         }
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

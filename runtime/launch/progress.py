@@ -42,7 +42,7 @@ def read_progress(folder: Path) -> JobProgress | None:
     try:
         progress = json.loads((folder / PROGRESS).read_text())
         return JobProgress(done=progress["done"], total=progress["total"], unit=progress["unit"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -52,7 +52,7 @@ def _rollout(folder: Path) -> str | None:
         found = json.loads((folder / ROLLOUT).read_text())
         shares = [f"{count / found['done']:.0%} {status.lower()}" for status, count in sorted(found["finished"].items())]
         return ", ".join([f"episode {found['done']}/{found['total']}", f"{found['tokens']:,} tokens", *shares])
-    except (OSError, ValueError, KeyError, ZeroDivisionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
         return None
 
 

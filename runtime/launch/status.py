@@ -13,6 +13,8 @@ from .events import alarm_lines, alarms_of, job_seconds, read_events, wait_lines
 from .lock import is_running, read_holder
 from .progress import duration, read_progress
 
+OF_JOBS = ("job_started", "job_reused", "job_finished", "job_failed", "interrupted")  # events that say what became of a job
+
 
 def print_status(folder: Path, json: bool = False) -> None:
     """Print a table of a run's jobs, or the same as JSON. `folder` is a run directory or a plan."""
@@ -71,7 +73,7 @@ def run_status(run_dir: Path) -> dict[str, Any]:
     for event in read_events(run_dir):
         if event["event"] == "launch":
             jobs, last = event["jobs"], {}
-        elif "job" in event and event["event"] != "alarm":
+        elif event["event"] in OF_JOBS:
             last[event["job"]] = event
     seconds = job_seconds(run_dir, {job["id"]: job["folder"] for job in jobs}, until=datetime.now(UTC) if running else None)
     holder = read_holder(run_dir)

@@ -58,7 +58,7 @@ def token_loss(
     """
     logprob_N, entropy_N = logprobs_and_entropy(logits_NV, labels_N, shard)
 
-    ratio_N = _bounded_exp(logprob_N - rollout_logprobs_N)
+    ratio_N = (logprob_N - rollout_logprobs_N).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
     low, high = clip
     free_N = ratio_N * advantage_N
     bound_N = ratio_N.clamp(1 - low, 1 + high) * advantage_N
@@ -67,8 +67,9 @@ def token_loss(
     kl_N = torch.zeros_like(logprob_N)
     if reference_logprobs_N is not None:
         # r - 1 - log r with r = reference / policy: unbiased, never negative (DeepSeekMath, equation 4).
-        log_ratio_N = reference_logprobs_N - logprob_N
-        kl_N = _bounded_exp(log_ratio_N) - 1 - log_ratio_N
+        # Bounded above alone: that far below 0 the exponential is 0, and the rest must go on pulling the policy back.
+        log_ratio_N = (reference_logprobs_N - logprob_N).clamp(max=LARGEST_LOG_RATIO)
+        kl_N = log_ratio_N.expm1() - log_ratio_N
         loss_N = loss_N + reference_kl * kl_N
 
     if entropy:
@@ -81,7 +82,3 @@ def token_loss(
         reference_kl_N=kl_N.detach(),
         entropy_N=entropy_N.detach(),
     )
-
-
-def _bounded_exp(x: Tensor) -> Tensor:
-    return x.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()

@@ -1,13 +1,13 @@
 """What a run's folder says, gathered for the scoreboard and the page. Reads; decides nothing."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...compiler.plan import Job, Plan, read_plan
+from ...specs.build import is_finite_number
 from ...specs.diagnostics import ExitCode, UserError
 from ..jobs import is_done
 from ..launch.events import alarms_of, job_seconds
@@ -29,7 +29,7 @@ class JobFacts:
     def curve(self, name: str) -> list[tuple[float, float]]:
         """The points (step, value) of one metric, where it is a finite number."""
         points = [(line.get("step"), line.get(name)) for line in self.metrics]
-        return [(float(step), float(value)) for step, value in points if _is_number(step) and _is_number(value)]
+        return [(float(step), float(value)) for step, value in points if is_finite_number(step) and is_finite_number(value)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,3 @@ def _lines(path: Path) -> list[Mapping[str, Any]]:
         if isinstance(line, dict):
             lines.append(line)
     return lines
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -60,6 +60,7 @@ def _look(context: JobContext, settings: Contamination) -> dict[str, Any]:
     for number, (url, source) in enumerate(files):
         context.progress(number, len(files), "files looked into")
         sources.append(look_into(url, source, heldout))
+    context.progress(len(files), len(files), "files looked into")
     return report(heldout, sources)
 
 

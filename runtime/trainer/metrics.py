@@ -11,6 +11,8 @@ from typing import Any
 import torch.distributed
 from torchtitan.components.metrics import MetricsProcessor
 
+from ..files import write_text
+
 
 class StepMetrics(MetricsProcessor):
     """Writes `metrics.jsonl`: step, loss, gradient norm, learning rate, tokens, seconds and what the stage measures.
@@ -73,4 +75,4 @@ class StepMetrics(MetricsProcessor):
                     kept.append(text)
             except (ValueError, KeyError):
                 continue  # a line that a kill cut short
-        self.path.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        write_text(self.path, "".join(f"{text}\n" for text in kept))  # a kill here must not cost the lines of earlier steps

@@ -27,7 +27,7 @@ def apply_overrides(config: Any, overrides: Sequence[Override]) -> None:
 
 
 def _child(node: Any, part: str, path: str) -> Any:
-    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+    if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
         return node[int(part)]
     if isinstance(node, dict) and part in node:
         return node[part]

@@ -1,11 +1,9 @@
 """fmt: the fields of a spec in canonical order, with its comments."""
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
-from ...specs.diagnostics import ExitCode, SpecInvalid, UserError
+from ...specs.diagnostics import ExitCode, SpecInvalid
 from .form import Verb, print_json
 
 
@@ -16,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Put the fields of specs into canonical order; comments stay with what they are about."""
+    from ...compiler.store import replace_file
     from ...specs.format import format_spec
     from ...specs.yaml import read_file
 
@@ -28,29 +27,14 @@ def run(options: argparse.Namespace) -> int:
         if formatted != document.text:
             changed.append(path)
             if not options.check:
-                _replace(path, formatted)
+                target = path.resolve()  # through a link, the file that it leads to
+                replace_file(target, formatted, target.stat().st_mode)
     if options.json:
         print_json({"ok": not (options.check and changed), "changed": [str(path) for path in changed]})
     else:
         for path in changed:
             print(f"{path} is not in order" if options.check else f"wrote {path}")
     return ExitCode.DIFF if options.check and changed else ExitCode.OK
-
-
-def _replace(path: Path, text: str) -> None:
-    """All of the new file or all of the old one; through a link, of the file that it leads to."""
-    path = path.resolve()
-    try:
-        mode = path.stat().st_mode
-        handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(staging).chmod(mode)
-        Path(staging).replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}", exit_code=ExitCode.UNFIT) from error
 
 
 VERB = Verb(name="fmt", help="put the fields of a spec into canonical order", add_arguments=add_arguments, run=run)

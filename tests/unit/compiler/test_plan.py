@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from polymath.compiler.canonical import digest, readable_json
@@ -195,6 +196,9 @@ def test_without_a_lock_files_are_hashed_and_urls_are_not_trusted(tmp_path: Path
         ('{"text": "a"}', "`messages`"),
         ("\xff", "row 2"),
         ("[" * 100_000, "too deep"),
+        ('{"messages": [], "reward": NaN}', "NaN is no number"),
+        ('{"messages": [], "reward": true}', "`reward` is true, not a number"),
+        ('{"messages": [], "reward": 1' + "0" * 400 + "}", "`reward` is 1000"),
     ],
 )
 def test_a_bad_row_is_named_with_its_file_and_line(tmp_path: Path, row: str, word: str) -> None:
@@ -223,6 +227,19 @@ def test_an_edited_plan_is_refused_by_name(tmp_path: Path, name: str) -> None:
     text = path.read_text()
     path.write_text(text.replace("sft", "tfs", 1) if name == "graph.mmd" else text.replace('"seed": ', '"seed": 1', 1))
     with pytest.raises(UserError, match=name.replace("/", ".")) as caught:
+        read_plan(tmp_path / "plan")
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "edit", [{"jobs": 3}, {"jobs": [{}]}, {"files": None}, {"files": {"jobs": "0"}}, {"cluster": []}, {"more": 1}]
+)
+def test_a_plan_that_was_edited_and_signed_anew_is_refused(tmp_path: Path, edit: dict[str, Any]) -> None:
+    compiled(tmp_path)
+    path = tmp_path / "plan" / "plan.json"
+    head = {name: value for name, value in {**json.loads(path.read_text()), **edit}.items() if name != "digest"}
+    path.write_text(readable_json({**head, "digest": digest(head)}))
+    with pytest.raises(UserError, match="is not what the compiler wrote") as caught:
         read_plan(tmp_path / "plan")
     assert caught.value.exit_code == 4
 
@@ -256,6 +273,16 @@ def test_a_folder_that_is_no_plan_is_never_overwritten(tmp_path: Path) -> None:
         compiled(tmp_path)
     assert caught.value.exit_code == 64
     assert contents(tmp_path / "plan") == {"thesis.tex": b"years of work"}
+
+
+def test_what_a_user_put_beside_a_plan_is_never_lost(tmp_path: Path) -> None:
+    compiled(tmp_path)
+    (tmp_path / "plan" / "notes.md").write_text("why seed 7")
+    before = contents(tmp_path / "plan")
+    with pytest.raises(UserError, match=r"holds notes\.md beside a plan") as caught:
+        compiled(tmp_path, "seed=8")
+    assert caught.value.exit_code == 64
+    assert contents(tmp_path / "plan") == before
 
 
 def test_an_older_plan_is_replaced_whole(tmp_path: Path) -> None:

@@ -120,6 +120,14 @@ def test_an_interrupt_exits_7(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["validate", "my.yaml"]) == 7
 
 
+def test_an_interrupt_while_the_command_line_is_read_exits_7_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polymath.runtime.cli.make_parser", interrupted)
+    assert main(["validate", "my.yaml"]) == 7
+
+
 def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["$schema"].endswith("2020-12/schema")

@@ -114,6 +114,13 @@ def test_line_ends_and_trailing_spaces_are_put_right() -> None:
     assert format_spec(literal) == "polymath: 1\nname: |\n  a  \n  # no comment\nseed: 1\n"
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+@pytest.mark.parametrize("indicator", ["|", "|+", ">-", ">+"])
+def test_line_breaks_at_the_end_of_a_literal_are_kept(indicator: str, end: str) -> None:
+    text = f"seed: 1\nname: {indicator}\n  # no comment{end}"
+    assert read_text(format_spec(text), "").data == read_text(text, "").data
+
+
 @pytest.mark.parametrize("text", ["# nothing\n", "[1, 2]\n", "just: {a: [], b: {}}\n", "a: 'it''s # no comment'\nseed: 1\n"])
 def test_odd_files_survive(text: str) -> None:
     assert read_text(format_spec(text), "").data == read_text(text, "").data

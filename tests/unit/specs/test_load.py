@@ -87,6 +87,7 @@ def test_an_override_replaces_a_value(tmp_path: Path) -> None:
         ("student.sft.step=3", "E0210", "did you mean `student.sft.steps`?"),
         ("domains.serch.prompts.train=3", "E0210", "did you mean `domains.search`?"),
         ("teachers.operator.phases.4.steps=3", "E0210", None),
+        ("teachers.operator.phases[\u00b2].steps=3", "E0210", None),
         ("student.sft.steps=many", "E0202", None),
         ("student.sft.steps=0", "E0205", None),
     ],

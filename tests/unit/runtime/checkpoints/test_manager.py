@@ -107,3 +107,15 @@ def test_metadata_cannot_reach_through_a_known_module(checkpoint: Path) -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"os\.system"):
         RestrictedReader(checkpoint).read_metadata()
     assert pickle.Unpickler(io.BytesIO(reach)).load() is not None  # an open unpickler would have got there
+
+
+@pytest.mark.parametrize("manifest", ["[]", "null", "{}", '{"files": {}}', '{"recipe_digest": "a", "files": ["x"]}', "{", "\x00"])
+def test_a_manifest_of_another_form_is_refused(checkpoint: Path, manifest: str) -> None:
+    (checkpoint / MANIFEST).write_text(manifest)
+    assert f"{MANIFEST} is missing or unreadable" in _refusal(checkpoint)
+
+
+def test_folders_that_only_resemble_a_step_are_passed_over(checkpoint: Path) -> None:
+    for name in ("step-20.bak", "step-", "step-x", "step-30 copy", ".staging-step-40"):
+        shutil.copytree(checkpoint, checkpoint.parent / name)
+    assert latest_step(checkpoint.parent) == 10

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from polymath.runtime.data.trajectories import Conversation, SourceReport, read_source
+from polymath.runtime.data.trajectories import SCHEMA, Conversation, SourceReport, read_source
 from polymath.specs.diagnostics import UserError
 from polymath.specs.model import TrajectorySource
 
@@ -65,7 +65,10 @@ def calls(**function: Any) -> dict[str, Any]:
         (chat(USER, calls(name="f", arguments='{"x": 1e999}')), "not a JSON object"),
         (chat(USER, calls(name="f", arguments='{"x": "\\ud800"}')), "not a JSON object"),
         (chat(USER, calls(name="f", arguments='{"x": ' + "[" * 9999)), "not a JSON object"),
-        ({**GOOD, "reward": "high"}, "`reward` is 'high', not a number"),
+        ({**GOOD, "reward": "high"}, '`reward` is "high", not a number'),
+        ({**GOOD, "reward": 10**400}, "`reward` is 1000"),
+        ({**GOOD, "schema": SCHEMA, "restarts": 5}, "`restarts` is not a list of whole numbers"),
+        ({**GOOD, "schema": SCHEMA, "restarts": [1.5]}, "`restarts` is not a list of whole numbers"),
         ({**GOOD, "tools": {"name": "f"}}, "`tools` is not a list"),
         ('{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "b"}]}', "surrogate"),
     ],

@@ -1,5 +1,6 @@
 """Launching: what runs, what is reused, and how each ending is told."""
 
+import fcntl
 import json
 import os
 import signal
@@ -19,10 +20,12 @@ from polymath.runtime.data.trajectories import SourceReport
 from polymath.runtime.files import write_json
 from polymath.runtime.jobs import TOLD_ELSEWHERE, Outcome
 from polymath.runtime.launch import machine
-from polymath.runtime.launch.events import read_events
+from polymath.runtime.launch.events import EventLog, read_events
+from polymath.runtime.launch.lock import RunLock
 from polymath.runtime.launch.outcome import find_failure
 from polymath.runtime.launch.run import launch_plan, what_became_of_rows
 from polymath.runtime.launch.status import run_status
+from polymath.runtime.report.page import write_report
 from polymath.specs.diagnostics import UserError
 
 
@@ -235,6 +238,47 @@ def test_workers_leave_when_the_launcher_is_killed_and_the_next_launch_goes_on(
     assert ran(run_dir) == ["import", "sft", "sft", "distill"]
     states = {job["job"]: job["state"] for job in run_status(run_dir)["jobs"]}
     assert set(states.values()) == {"finished"}
+
+
+def test_a_run_on_a_host_that_is_gone_is_not_running(plan_folder: Path, run_dir: Path, launcher: Any) -> None:
+    assert launch_plan(plan_folder, launcher=launcher) == 0
+    holder = {"pid": 1, "host": f"not-{socket.gethostname()}", "since": "2026-01-01T00:00:00+00:00", "birth": 1}
+    (run_dir / "lock").write_text(json.dumps(holder))  # a launch that was killed with its container leaves its name
+    assert not run_status(run_dir)["running"]
+    with (run_dir / "lock").open("r+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert run_status(run_dir)["running"]
+
+
+def test_a_job_at_work_is_running_whatever_else_it_tells(plan_folder: Path, run_dir: Path, launcher: Any) -> None:
+    assert launch_plan(plan_folder, launcher=launcher) == 0
+    with RunLock(run_dir):
+        events = EventLog(run_dir)
+        jobs = [event for event in read_events(run_dir) if event["event"] == "launch"][-1]["jobs"]
+        events.write("launch", jobs=jobs)
+        events.write("job_started", job="sft")
+        events.write("contamination", job="sft", rows=3, action="warn")
+        next((run_dir / "jobs").glob("sft-*/DONE.json")).unlink()
+        assert {job["job"]: job["state"] for job in run_status(run_dir)["jobs"]}["sft"] == "running"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "3", "{}", '{"files": []}', '{"files": {"result.json": 1}}', "\x00", '{"done":']
+)
+def test_no_damaged_file_of_a_run_is_taken_for_a_bug(
+    text: str, plan_folder: Path, run_dir: Path, launcher: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch_plan(plan_folder, launcher=launcher) == 0
+    (folder,) = (run_dir / "jobs").glob("distill-*")
+    for name in ("DONE.json", "progress.json", "rollout.json", "metrics.jsonl", "outcome.0.json"):
+        (folder / name).write_text(text)
+    with (run_dir / "events.jsonl").open("a") as log:
+        log.write(f'{text}\n{{"time": "2026-01-01T00:00:00+00:00"}}\n')
+    run_status(run_dir)
+    write_report(run_dir)
+    capsys.readouterr()
+    assert launch_plan(plan_folder, launcher=launcher) == 0
+    assert "distill: runs again: its DONE.json cannot be read" in capsys.readouterr().out
 
 
 def test_half_a_line_in_the_event_log_harms_nobody(plan_folder: Path, run_dir: Path, launcher: Any) -> None:

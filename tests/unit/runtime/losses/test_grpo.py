@@ -74,3 +74,32 @@ def test_impossible_tokens_and_wild_ratios_make_no_nan() -> None:
     terms.loss_N.sum().backward()
     assert logits_NV.grad is not None
     assert terms.loss_N.isfinite().all() and logits_NV.grad.isfinite().all() and terms.entropy_N.isfinite().all()
+
+
+def _reference_kl(log_ratio: float) -> tuple[float, float]:
+    """The reference term of one token whose log-probability is that far below the reference's, and its slope in the logit."""
+    logits_NV = torch.tensor([[0.0, 30.0]], requires_grad=True)
+    logprob_N = logits_NV.detach().log_softmax(-1)[:, 0]
+    arguments = (logits_NV, torch.tensor([0]), logprob_N, torch.zeros(1))
+    terms = grpo.token_loss(*arguments, clip=CLIP, reference_logprobs_N=logprob_N + log_ratio, reference_kl=1.0)
+    terms.loss_N.sum().backward()
+    assert logits_NV.grad is not None
+    return terms.reference_kl_N.item(), logits_NV.grad[0, 0].item()
+
+
+def test_the_reference_term_never_pushes_a_policy_further_away() -> None:
+    assert _reference_kl(1.0)[1] < 0 < _reference_kl(-1.0)[1]
+    assert _reference_kl(-25.0)[1] > 0, "far above its reference the token still comes down"
+    assert _reference_kl(25.0)[1] <= 0, "and far below it does not go on falling"
+
+
+def test_the_reference_term_is_exact_where_policy_and_reference_nearly_agree() -> None:
+    logits_NV = torch.linspace(-2, 2, 64).repeat(64, 1)
+    labels_N = torch.arange(64)
+    logprob_N = logits_NV.log_softmax(-1).gather(1, labels_N[:, None]).squeeze(1)
+    reference_N = logprob_N + torch.linspace(-1e-3, 1e-3, 64)
+    apart_N = (reference_N - logprob_N).double()
+    arguments = (logits_NV, labels_N, logprob_N, torch.zeros(64))
+    terms = grpo.token_loss(*arguments, clip=CLIP, reference_logprobs_N=reference_N, reference_kl=1.0)
+    assert torch.allclose(terms.reference_kl_N.double(), apart_N.expm1() - apart_N, rtol=1e-3, atol=1e-12)
+    assert (terms.reference_kl_N >= 0).all()

@@ -62,6 +62,7 @@ def test_a_held_out_task_in_a_user_s_file_is_an_event_a_line_and_a_report(look: 
     (line,) = what_became_of_rows(context.folder)
     assert "1 of 2 rows hold tasks of the evaluations" in line
     assert is_done(context.folder, context.job)
+    assert json.loads((context.folder / "progress.json").read_text())["done"] == len(found["sources"])
 
 
 def test_a_spec_may_refuse_them(look: Any) -> None:
