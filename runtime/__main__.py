@@ -15,7 +15,7 @@ from ..compiler.plan import Plan, Sources, read_plan, read_sources
 from ..specs.diagnostics import ExitCode, UserError
 from .abilities import refuse_what_cannot_run
 from .files import full_disk_is_clear
-from .jobs import Interrupted, JobContext, Outcome, is_done
+from .jobs import Interrupted, JobContext, is_done, say_outcome
 from .launch.watch import exit_with_launcher
 
 DISTRIBUTED_DEFAULTS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -103,9 +103,7 @@ def _run_job(context: JobContext) -> ExitCode:
     except Exception as error:  # a bug of ours: keep the traceback for the log, one line for the user
         traceback.print_exc()
         outcome, code = f"a bug in Polymath: {type(error).__name__}: {error}", ExitCode.BUG
-    if code != ExitCode.OK:
-        print(outcome, file=sys.stderr)
-    Outcome(job=context.job.id, rank=context.rank, exit_code=code, message=outcome).write(context.folder)
+    say_outcome(context, code, outcome)
     return code
 
 

@@ -5,12 +5,15 @@ A job's folder is trusted only once `DONE.json` stands in it, and then only as f
 
 import hashlib
 import json
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import fsspec
 
@@ -24,6 +27,7 @@ from .files import describe_files, sha256_of, write_json
 DONE = "DONE.json"
 TOLD_ELSEWHERE = "its own message says why"  # of a rank that leaves because another has to; the other's message is shown
 STOP_REQUEST = "STOP"
+CLEANUP_SECONDS = 30.0  # of a rank that leaves out of its turn
 ROLLOUT = "rollout.json"  # how far the batch is that is being played
 PUBLISHED = ("model", "trajectories", "contamination.json", "float32", "bfloat16", "result.json")
 T = TypeVar("T")
@@ -174,6 +178,25 @@ def verify_done(folder: Path, job: Job, run_dir: Path) -> None:
                 fix=f"delete {folder} and launch again",
             )
     _verified[folder] = stamp
+
+
+def leave(context: JobContext, error: UserError) -> NoReturn:
+    """End this rank from whatever thread, because its main thread waits in a collective that never ends.
+
+    What the job started is ended, as far as that takes no longer than it should.
+    """
+    say_outcome(context, error.exit_code, error.render())
+    closing = threading.Thread(target=context.cleanup.close, daemon=True)
+    closing.start()
+    closing.join(CLEANUP_SECONDS)
+    os._exit(error.exit_code)
+
+
+def say_outcome(context: JobContext, exit_code: int, message: str) -> None:
+    """Tell how this rank leaves a job."""
+    if exit_code != ExitCode.OK:
+        print(message, file=sys.stderr, flush=True)
+    Outcome(job=context.job.id, rank=context.rank, exit_code=exit_code, message=message).write(context.folder)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

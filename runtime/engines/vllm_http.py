@@ -33,7 +33,8 @@ class HttpEngine(ServedEngine):
         """Replace the weights by those of a folder, and forget every cached prefix; only then is the new version told.
 
         Raises:
-            UserError: exit code 6. The server refused.
+            EngineSilent: the server does not answer any more.
+            UserError: exit code 6. It refused.
         """
         self._develop("/collective_rpc", {"method": "sync_weights", "args": [str(folder)]})
         if self._develop("/reset_prefix_cache", {}) != {"success": True}:
@@ -48,6 +49,8 @@ class HttpEngine(ServedEngine):
         try:
             return self.client.ask(self.client.endpoint.root + route, question, read_json, most_bytes=ANSWER_BYTES)
         except ServiceFailure as failure:
+            if failure.kind == "silent":
+                raise self.failure(failure) from failure
             raise UserError(
                 f"the vLLM server did not take new weights: {failure}",
                 exit_code=ExitCode.FAILED,

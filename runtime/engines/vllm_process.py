@@ -164,6 +164,8 @@ class ProcessEngine:
     def transfer(self, step: str, info: Any, *, policy_version: int) -> None:
         """One step of a transfer of weights (`vllm_transfer.py`); the version is told after the last of them."""
         self._call("transfer", {"step": step, "info": info, "policy_version": policy_version})
+        if step == "finish":
+            self.policy_version = policy_version
 
     def close(self) -> None:
         """Leave; the engine goes on for others."""

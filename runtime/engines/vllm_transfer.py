@@ -3,12 +3,14 @@
 The trainer's side is vLLM's (`TrainerWeightTransferEngine`), which sends the weights; ours is what it asks of whoever owns them:
 the weights by name, and a way to tell each copy of the engine what to do, which goes over the copy's socket. On the copy's side
 `vllm_worker` hands it to vLLM's worker. vLLM is imported by the ranks that send, and by no other.
-What it does not do: end a transfer whose receiver dies in the middle of it; the other end then waits in a collective, for ever.
+A copy that dies or hangs in the middle of a transfer leaves the other end in a collective that never ends. The copy's socket tells
+it, at once or after as long as any engine is waited for, and if the transfer is not over soon after that the rank that sends ends.
 
 Read in vLLM 0.32; `tests/on_vllm/test_transfer.py` binds every call to vLLM's sources and moves weights on a CPU. NCCL and IPC
 themselves have never run: that needs GPUs.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..jobs import JobContext
+from ..jobs import JobContext, leave
+from .protocol import EngineSilent
 from .shared import agreed, gather_with_others
 from .vllm_launch import free_port
 from .vllm_process import ProcessEngine
 from .weights import Weights
 
 PACKED_BYTES = 2**30  # of a buffer that weights are packed into, at least
+END_SECONDS = 120.0  # for a transfer to fail by itself once a copy is silent, the gathering of what is left included
 CLASSES = {"Tensor": torch.Tensor, "TypedStorage": torch.TypedStorage, "UntypedStorage": torch.UntypedStorage}
 
 
@@ -39,7 +43,9 @@ class Transfer:
         """
         self._backend, self._context = backend, context
         self._workers = len(copies) * tensor
-        self._copies, self._source = Copies(copies, tensor), Source()
+        self._copies, self._source = Copies(copies, tensor, self._expect_the_end), Source()
+        self._silent: EngineSilent | None = None  # why the transfer is to end
+        self._over = threading.Event()
         self._trainer: Any = None
 
     def __call__(self, weights: Weights, policy_version: int) -> None:
@@ -49,20 +55,37 @@ class Transfer:
             EngineSilent: on every rank; one of the copies is gone.
         """
         self._copies.policy_version = policy_version
-        agreed(self._context, lambda: self._send(weights))
+        self._over.clear()
+        try:
+            agreed(self._context, lambda: self._send(weights))
+        finally:
+            self._over.set()
 
     def close(self) -> None:
         """Leave the copies, which may end then."""
-        if self._trainer is not None:
+        if self._trainer is not None and self._silent is None:  # one that waits for a copy would wait here as well
             self._trainer.shutdown()
             self._trainer = None
         self._copies.close()
+
+    def _expect_the_end(self, silent: EngineSilent) -> None:
+        """A copy does not answer: the transfer fails by itself, or this rank leaves."""
+        self._silent = silent
+        threading.Thread(target=self._leave_unless_over, args=(silent,), daemon=True).start()
+
+    def _leave_unless_over(self, silent: EngineSilent) -> None:
+        if not self._over.wait(END_SECONDS):
+            leave(self._context, silent)
 
     def _send(self, weights: Weights) -> None:
         self._source.weights, self._source.current = weights, iter(weights)
         try:
             if self._backend == "ipc" or self._context.is_first_rank:  # CUDA IPC shares the memory of every rank's own device
                 self._send_by_vllm()
+        except Exception as error:
+            if self._silent is None:
+                raise
+            raise self._silent from error  # what the communicator makes of a copy that is gone
         finally:
             gather_with_others(self._source.current)  # what this rank did not send, or no more because a copy is gone
 
@@ -112,8 +135,11 @@ class Source:
 class Copies:
     """vLLM's `VLLMWeightSyncClient`: tells every copy at the same time, since they wait for each other; the first rank asks it."""
 
-    def __init__(self, engines: Sequence[ProcessEngine], tensor: int) -> None:
-        self._engines, self._tensor = engines, tensor
+    def __init__(
+        self, engines: Sequence[ProcessEngine], tensor: int, on_silent: Callable[[EngineSilent], None] = lambda silent: None
+    ) -> None:
+        """`on_silent` is told of a copy that does not answer, while others may still wait for it."""
+        self._engines, self._tensor, self._on_silent = engines, tensor, on_silent
         self.policy_version = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -144,11 +170,18 @@ class Copies:
     def _tell(self, step: str, infos: Sequence[Mapping[str, Any]] | None = None) -> None:
         with ThreadPoolExecutor(max(1, len(self._engines))) as pool:
             asked = [
-                pool.submit(engine.transfer, step, encoded(info), policy_version=self.policy_version)
+                pool.submit(self._tell_one, engine, step, info)
                 for engine, info in zip(self._engines, infos or [{}] * len(self._engines), strict=True)
             ]
         for one in asked:
             one.result()
+
+    def _tell_one(self, engine: ProcessEngine, step: str, info: Mapping[str, Any]) -> None:
+        try:
+            engine.transfer(step, encoded(info), policy_version=self.policy_version)
+        except EngineSilent as silent:
+            self._on_silent(silent)
+            raise
 
 
 def encoded(value: Any) -> Any:

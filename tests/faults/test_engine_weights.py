@@ -5,11 +5,13 @@ The server answers as vLLM's does. What the trainer says of the canary comes fro
 
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from on_policy_runs import TOKENIZER
 from polymath.runtime.engines.endpoint import Endpoint
+from polymath.runtime.engines.protocol import EngineSilent
 from polymath.runtime.engines.shared import write_weights
 from polymath.runtime.engines.transformers_engine import TransformersEngine
 from polymath.runtime.engines.vllm_http import HttpEngine
@@ -94,6 +96,14 @@ def test_an_engine_that_dies_while_it_loads_keeps_its_earlier_version(
     with pytest.raises(UserError):
         engine.reload(update, policy_version=1)
     assert engine.policy_version == 0
+
+
+def test_an_engine_that_hangs_while_it_loads_interrupts_the_run(engine: HttpEngine, server: ScriptedEngine, update: Path) -> None:
+    server.delay_seconds = 2.0
+    engine.client.patience = replace(engine.client.patience, answer_seconds=0.2, total_seconds=0.2)
+    with pytest.raises(EngineSilent) as caught:
+        engine.reload(update, policy_version=1)
+    assert caught.value.exit_code == ExitCode.INTERRUPTED and engine.policy_version == 0
 
 
 def test_a_prefix_cache_of_earlier_weights_is_never_taken_up(

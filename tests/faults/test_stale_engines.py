@@ -5,6 +5,7 @@ thread of this process. Whatever happens, the batch that is trained on is that o
 """
 
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,10 +17,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from on_policy_runs import TOKENIZER, StubTrainer, distill_stage, make_run
+from polymath.runtime.engines.endpoint import Endpoint
 from polymath.runtime.engines.frames import Frame
 from polymath.runtime.engines.protocol import Engine
 from polymath.runtime.engines.shared import SharedEngine
 from polymath.runtime.engines.transformers_engine import TransformersEngine
+from polymath.runtime.engines.vllm_http import HttpEngine
 from polymath.runtime.engines.vllm_launch import listening_socket
 from polymath.runtime.engines.vllm_process import ProcessEngine
 from polymath.runtime.jobs import TOLD_ELSEWHERE, JobContext
@@ -29,6 +32,8 @@ from polymath.runtime.stages import on_policy
 from polymath.runtime.stages.distill import DistillStage
 from polymath.specs.diagnostics import ExitCode, UserError
 from ranks import on_ranks
+from scripted_engine import ScriptedEngine
+from scripted_engine import served as served_over_http
 from stand_in_worker import StandIn
 
 STEPS = 3
@@ -89,7 +94,7 @@ Opened = Callable[[str], tuple[DistillStage, Forgetful, StubTrainer]]
 
 
 def _stage(
-    context: JobContext, models: Mapping[str, Path], engine: ProcessEngine, patch: pytest.MonkeyPatch, **settings: Any
+    context: JobContext, models: Mapping[str, Path], engine: ProcessEngine | HttpEngine, patch: pytest.MonkeyPatch, **settings: Any
 ) -> tuple[DistillStage, StubTrainer]:
     original = on_policy.open_engines
 
@@ -169,6 +174,34 @@ def test_an_update_that_is_dropped_once_is_sent_again_and_changes_nothing(opened
     (event,) = _events(context, "weights_differ")
     expected = "answered with policy version 0, and the trainer gave it version 1" if fate == "dropped" else "disagrees with"
     assert expected in event["cause"] and event["episodes_dropped"] == 0
+
+
+def test_over_http_too_an_update_that_is_dropped_once_is_sent_again(
+    tmp_path: Path, models: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, taken = ScriptedEngine(models["student"]), iter([1.0, 0.0, 1.0])
+    take = server._collective_rpc
+
+    def take_share(question: dict[str, Any]) -> dict[str, Any]:
+        server.share_of_update = next(taken)
+        return take(question)
+
+    server._collective_rpc = take_share  # type: ignore[method-assign]
+    context = make_run(tmp_path / "run", models, monkeypatch)
+    context.folder.mkdir(parents=True)
+    with served_over_http(server) as url, subprocess.Popen(["sleep", "600"]) as process:
+        address = Endpoint(host="127.0.0.1", port=int(url.split(":")[2].split("/")[0]), path="/v1", secure=False, key=None)
+        engine = HttpEngine(
+            address, pid=process.pid, log=tmp_path / "log", vocabulary=TOKENIZER.vocabulary_size, tokenizer=TOKENIZER
+        )
+        stage, trainer = _stage(context, models, engine, monkeypatch)
+        found = [_take(stage, trainer, step)["weights_sent_again"] for step in (1, 2)]
+        engine.close()
+        process.kill()
+    assert found == [0.0, 1.0] and next(taken, None) is None
+    assert {sample.policy_version for sample in _samples(context, 1)} == {1}
+    (event,) = _events(context, "weights_differ")
+    assert "disagrees with the trainer on a canary" in event["cause"]
 
 
 @pytest.mark.parametrize("lag", [0, 1])

@@ -5,6 +5,9 @@ NCCL and CUDA IPC need GPUs. Here vLLM's NCCL engines run on both sides, real wo
 
 import ast
 import inspect
+import json
+import os
+import signal
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,13 +20,15 @@ from conformance.engines import Models, lacks, make_models
 from end_to_end.polymath import REPOSITORY
 from on_policy_runs import make_run
 from polymath.compiler.plan import Role
-from polymath.runtime.engines import vllm_transfer
-from polymath.runtime.engines.protocol import SamplingSettings
+from polymath.runtime.engines import vllm_process, vllm_transfer
+from polymath.runtime.engines.protocol import EngineSilent, SamplingSettings
 from polymath.runtime.engines.shared import SharedEngine
 from polymath.runtime.engines.vllm import open_vllm
 from polymath.runtime.engines.vllm_launch import PYTHON, free_port
 from polymath.runtime.engines.vllm_process import ProcessEngine
 from polymath.runtime.engines.vllm_weights import WeightSync
+from polymath.runtime.engines.weights import Unit, Weights
+from polymath.specs.diagnostics import ExitCode
 from polymath.specs.machine import Engines
 from stand_in_worker import interpreter
 
@@ -100,6 +105,28 @@ def test_no_cached_prefix_outlives_a_transfer(shared: SharedEngine, models: Mode
         shared.load_weights(models.weights(name), policy_version=version)
         (written,) = shared.generate([SEQUENCE], limits=[1], sampling=GREEDY, stop_ids=[], seed=0)
         assert written.logprobs[0] == pytest.approx(models.logprobs(name, SEQUENCE)[-1].max().item(), abs=CLOSE)
+
+
+def test_a_copy_that_hangs_while_weights_are_on_their_way_interrupts_the_run(
+    shared: SharedEngine, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last test of the copies: one of them is stopped once some of the weights are sent."""
+    monkeypatch.setattr(vllm_process, "PATIENCE", replace(vllm_process.PATIENCE, total_seconds=3.0))
+    facts = json.loads(min((shared._context.folder / "engines").glob("*.json")).read_text())
+    gathered: list[str] = []
+
+    def stop(unit: Unit) -> Unit:
+        gathered.extend(unit)
+        if len(gathered) == 3:
+            os.killpg(facts["pid"], signal.SIGSTOP)
+        return unit
+
+    weights = list(models.weights("first"))
+    with pytest.raises(EngineSilent, match="no step of it in 3 seconds") as caught:
+        shared.load_weights(Weights([{name: tensor} for name, tensor in weights], stop), policy_version=6)
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+    assert gathered[-len(weights) :] == [name for name, _ in weights]  # to the end, as the other ranks do
+    assert shared.policy_version < 6
 
 
 def _calls(module: str) -> list[ast.Call]:
