@@ -1,7 +1,8 @@
 """A client of one HTTP service that answers in JSON: a judge, a teacher, an engine.
 
-What it does: bounds the size and the time of an answer, the attempts, the time of all of them together, and the requests at once.
-Between attempts it waits, twice as long each time and by a random part, so that many clients do not come back together.
+What it does: bounds the size of an answer and its time from the first header to the last byte, the attempts, the time of all of
+them together, and the requests at once. Between attempts it waits, longer each time and by a random part, so that many clients do
+not come back together.
 What it does not do: follow redirects or proxies, or guess: an answer of another form is asked for again, and when the attempts or
 the time are used up the caller hears why.
 
@@ -10,11 +11,12 @@ The URL and the key come from the environment, never from the plan; no message s
 
 import contextlib
 import http.client
+import io
 import ipaddress
 import json
 import os
 import random
-import selectors
+import socket
 import ssl
 import threading
 import time
@@ -163,6 +165,18 @@ class NoWatch:
         pass
 
 
+def waits(chance: Callable[[], float] = random.random) -> Iterator[float]:
+    """Seconds to wait before each further attempt: up to twice as long each time, less a part of up to half that chance decides.
+
+    Args:
+        chance: draws from [0, 1).
+    """
+    longest = FIRST_WAIT_SECONDS
+    while True:
+        yield longest * (1.0 - chance() / 2)
+        longest = min(LONGEST_WAIT_SECONDS, 2 * longest)
+
+
 class _Failed(Exception):
     """One attempt that gave nothing. `final`: another would not either."""
 
@@ -202,9 +216,10 @@ class HttpClient:
         began = time.monotonic()
         deadline = began + self.patience.total_seconds
         kind, last, unreadable = "silent", "", 0
+        further = waits()
         for attempt in range(self.patience.attempts):
             if attempt:
-                wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                wait = next(further)
                 if time.monotonic() + wait > deadline:
                     break
                 self.watch.waiting(time.monotonic() - began, self.redacted(last))
@@ -243,38 +258,25 @@ class HttpClient:
             headers["Authorization"] = f"Bearer {endpoint.key}"
         try:
             connection.request("GET" if body is None else "POST", path, body, headers)
-            self._await(connection, ends)
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                final = response.status < http.client.INTERNAL_SERVER_ERROR and response.status not in RETRIED
-                said = response.read(SHOWN_CHARACTERS).decode("utf-8", "replace")
-                raise _Failed(f"status {response.status}: {said!r}", final=final)
-            received = 0
-            while chunk := response.read1(CHUNK_BYTES):
-                received += len(chunk)
-                if received > most_bytes:
-                    raise Unreadable(f"an answer of more than {most_bytes} bytes")
-                if time.monotonic() > ends:  # the socket's own limit starts anew with every byte
-                    raise _Failed(f"no whole answer in {seconds:g} seconds")
-                yield chunk
-            if response.length:
-                raise _Failed(f"the answer broke off {response.length} bytes before its end")
+            with _Response(connection.sock, io.BufferedReader(_Answer(connection.sock, seconds, ends, self.watch))) as response:
+                response.begin()
+                if response.status != http.client.OK:
+                    final = response.status < http.client.INTERNAL_SERVER_ERROR and response.status not in RETRIED
+                    said = response.read(SHOWN_CHARACTERS).decode("utf-8", "replace")
+                    raise _Failed(f"status {response.status}: {said!r}", final=final)
+                received = 0
+                while chunk := response.read1(CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > most_bytes:
+                        raise Unreadable(f"an answer of more than {most_bytes} bytes")
+                    yield chunk
+                if response.length:
+                    raise _Failed(f"the answer broke off {response.length} bytes before its end")
             with self._counting:
                 self.sent_bytes += len(body or b"")
                 self.received_bytes += received
         finally:
             connection.close()
-
-    def _await(self, connection: http.client.HTTPConnection, ends: float) -> None:
-        """Wait for the first byte of an answer, and tell now and then that there is none."""
-        began = time.monotonic()
-        with selectors.DefaultSelector() as selector:
-            selector.register(connection.sock, selectors.EVENT_READ)
-            while not selector.select(min(TOLD_SECONDS, max(0.0, ends - time.monotonic()))):
-                now = time.monotonic()
-                if now >= ends:
-                    raise TimeoutError(f"no answer in {now - began:.3g} seconds")
-                self.watch.waiting(now - began, "no answer yet")
 
     def redacted(self, text: str) -> str:
         """The text without the key, and without the beginning of one that was cut off."""
@@ -282,6 +284,44 @@ class HttpClient:
             for length in range(len(key), min(len(key), CUT_KEY) - 1, -1):
                 text = text.replace(key[:length], "***")
         return text
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, headers and all, read from a stream that bounds it."""
+
+    def __init__(self, sock: socket.socket, stream: io.BufferedReader) -> None:
+        super().__init__(sock)
+        self.fp.close()
+        self.fp = stream
+
+
+class _Answer(io.RawIOBase):
+    """What a socket receives before a moment. A limit of the socket's own would start anew with every byte that drips in."""
+
+    def __init__(self, sock: socket.socket, seconds: float, ends: float, watch: Watch) -> None:
+        self._socket, self._seconds, self._ends, self._watch = sock, seconds, ends, watch
+        self._received = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for bytes, and tell now and then that there are none.
+
+        Raises:
+            TimeoutError: the whole time is over.
+        """
+        began = time.monotonic()
+        while (remaining := self._ends - time.monotonic()) > 0:
+            self._socket.settimeout(min(TOLD_SECONDS, remaining))
+            try:
+                received = self._socket.recv_into(buffer)
+            except TimeoutError:
+                self._watch.waiting(time.monotonic() - began, "the answer has stopped" if self._received else "no answer yet")
+            else:
+                self._received += received
+                return received
+        raise TimeoutError(f"no {'whole ' if self._received else ''}answer in {self._seconds:g} seconds")
 
 
 def read_json(chunks: Iterator[bytes]) -> Any:
