@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from ..specs.build import from_json
 from ..specs.diagnostics import ExitCode, UserError
+from ..specs.locations import local_path
 from ..specs.machine import Cluster
 from .canonical import digest
 
@@ -146,8 +147,17 @@ class Sources:
 
     @property
     def runs_folder(self) -> Path:
-        """The folder of runs, absolute."""
-        return Path(normpath(Path(self.spec_folder, self.runs)))
+        """The folder of runs, absolute.
+
+        Raises:
+            UserError: `runs` was edited into what is no folder of this machine.
+        """
+        folder = local_path(self.runs, Path(self.spec_folder))
+        if folder is None:
+            raise UserError(
+                f"{self.runs} is no folder of this machine", exit_code=ExitCode.STALE, fix="correct `runs` in sources.json"
+            )
+        return Path(normpath(folder))
 
 
 @cache

@@ -244,7 +244,7 @@ class _Walk:
             return self.report("E0202", f"expected a list of {len(kinds)}, got {len(rows)}", path)
         self.count(rows, path, info)
         values = [self.value(kinds[0] if repeated else kinds[i], row, (*path, i), info) for i, row in enumerate(rows)]
-        if info is not None and info.reference:
+        if info is not None and info.is_set:
             for i, row in enumerate(rows):
                 if row in rows[:i]:
                     self.report("E0209", f"{_show(row)} stands in this list already", (*path, i), "remove one of the two")

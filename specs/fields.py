@@ -25,7 +25,7 @@ class FieldInfo:
     """The declaration of one field.
 
     Limits apply to numbers; `item_minimum_count` to lists and mappings. `reference` names the collection that a string must
-    be a key of ("domains", "teachers"), so that a misspelt name gets a suggestion.
+    be a key of ("domains", "teachers"), so that a misspelt name gets a suggestion; a list of such names is `distinct`.
     """
 
     doc: str
@@ -38,11 +38,17 @@ class FieldInfo:
     limit_reason: str | None = None  # why the limits are what they are, where that is not plain
     pattern: str | None = None
     item_minimum_count: int | None = None
+    distinct: bool = False  # no item of a list may stand in it twice
     reference: str | None = None
     key: str | None = None  # the name in YAML where it is a Python keyword ("from")
     location: bool = False  # names a file or folder that is read: locked by its content, its place outside the digests
     examples: tuple[Any, ...] = ()
     numerics_when: Callable[[Any], bool] | None = None  # of which values, as plain data, the identity is numerics after all
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the items of a list must differ."""
+        return self.distinct or self.reference is not None
 
     def identity_of(self, value: Any) -> Identity:
         """What changes with this value of the field, as plain data."""

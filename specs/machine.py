@@ -210,6 +210,7 @@ class ExpertPrecision:
         "Layers, counted from 0, whose experts are computed in bfloat16 instead of FP8 or MXFP8; naming one changes numerics.",
         default=(),
         minimum=0,
+        distinct=True,
         identity=LABEL,
         numerics_when=bool,
         examples=((0, 39),),
@@ -236,7 +237,7 @@ class Checkpoint:
 class Storage:
     """Where things are written."""
 
-    runs: str = spec_field("Folder of runs, relative to the spec.", default="./runs", identity=LABEL)
+    runs: str = spec_field("Folder of runs on this machine, relative to the spec.", default="./runs", identity=LABEL)
     artifacts: str | None = spec_field(
         "URL that finished models are copied to.", default=None, identity=LABEL, examples=("s3://bucket/prefix",)
     )

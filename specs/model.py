@@ -326,7 +326,11 @@ class Evaluate:
     """The scoreboard."""
 
     models: Literal["all"] | tuple[str, ...] = spec_field(
-        "`all`, or some of `base`, `sft`, `student`, `sft_continued` and teachers' names.", default="all", identity=LABEL
+        "`all`, or some of `base`, `sft`, `student`, `sft_continued` and teachers' names.",
+        default="all",
+        item_minimum_count=1,
+        distinct=True,
+        identity=LABEL,
     )
     episodes: int = spec_field("Held-out episodes per domain, each another task.", unit="episodes", minimum=1)
     temperature: float = spec_field("Sampling temperature; 0 is greedy.", default=0.0, minimum=0)
@@ -360,4 +364,4 @@ class Spec:
     checkpoint: Checkpoint = spec_field("Checkpoints.", default_factory=lambda: Checkpoint(), identity=PLACEMENT)
     storage: Storage = spec_field("Storage.", default_factory=lambda: Storage(), identity=LABEL)
     evaluate: Evaluate | None = spec_field("The scoreboard.", default=None)
-    export: tuple[Literal["float32", "bfloat16"], ...] = spec_field("Formats of the exported student.", default=())
+    export: tuple[Literal["float32", "bfloat16"], ...] = spec_field("Formats of the exported student.", default=(), distinct=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from .build import Path, Problem, build
 from .fields import LOCATION_FORMAT, spec_field
 from .generators import GENERATOR_WORLDS
 from .installed import properties_of, settings_schema
@@ -75,7 +76,7 @@ class ToolsSettings:
     """A store of items whose final state decides."""
 
     items: int = spec_field("Items that exist.", default=8, minimum=2)
-    places: int = spec_field("Places where an item can be.", default=3, minimum=2)
+    places: int = spec_field("Places where an item can be.", default=3, minimum=2, maximum=500)
     objects: int = spec_field("Items that one task is about.", default=2, minimum=1)
 
 
@@ -186,6 +187,21 @@ DATA_WORLDS: dict[str, type] = {  # tasks are rows of files that a spec names
     "mcp": McpSettings,
 }
 BUILTIN_WORLDS: dict[str, type] = {**DRAWN_WORLDS, **DATA_WORLDS, **GENERATOR_WORLDS}
+
+NO_MORE_THAN = {"instructions": ("fewest", "most"), "tools": ("objects", "items")}  # the first of two settings than the second
+
+
+def build_settings(world: str, settings: Mapping[str, Any], path: Path) -> tuple[Any, list[Problem]]:
+    """The settings of a built-in world, complete with defaults, and every mistake in them."""
+    value, problems = build(BUILTIN_WORLDS[world], settings, path)
+    if not problems and world in NO_MORE_THAN:
+        low, high = NO_MORE_THAN[world]
+        fewer, more = getattr(value, low), getattr(value, high)
+        if fewer > more:
+            at = low if low in settings else high
+            fix = f"at most {more}, or a larger `{high}`" if at == low else f"at least {fewer}, or a smaller `{low}`"
+            problems.append(Problem(code="E0205", path=(*path, at), detail=f"`{low}` is {fewer}, and `{high}` is {more}", fix=fix))
+    return value, problems
 
 
 def location_settings(world: str | None) -> tuple[str, ...]:

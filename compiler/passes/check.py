@@ -31,6 +31,7 @@ def check(compilation: Compilation) -> Compilation:
         *(found for stage in stages(spec) for found in _check_stage(stage, spec, compilation)),
         *_check_inheritance(spec),
         *_check_evaluation(spec, compilation),
+        *_check_storage(spec.storage.runs),
     )
 
 
@@ -315,3 +316,12 @@ def _check_evaluation(spec: Spec, compilation: Compilation) -> Iterator[Problem]
     if spec.evaluate.continued_sft and spec.student.distill is None:
         detail = "the control matches the tokens of distillation, and there is no `student.distill`"
         yield mistake("E0303", ("evaluate", "continued_sft"), detail, "remove it, or add `student.distill`", at_key=True)
+
+
+def _check_storage(runs: str) -> Iterator[Problem]:
+    """A run locks and renames its files, which only a folder of this machine lets it do."""
+    if local_path(runs, FilePath()) is None or not runs or "\0" in runs:
+        what = "a URL" if is_url(runs) else "no path"
+        yield mistake(
+            "E0206", ("storage", "runs"), f"{runs!r} is {what}; runs are written to a folder of this machine", "write a path"
+        )

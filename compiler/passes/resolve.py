@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from ...specs.build import Problem, build, suggest, to_json
+from ...specs.build import Problem, suggest, to_json
 from ...specs.hardware import ACCELERATORS
 from ...specs.installed import installed_worlds
 from ...specs.machine import Cluster, Software
 from ...specs.model import Domain, SftPhase, Spec, Teacher
-from ...specs.worlds import BUILTIN_WORLDS
+from ...specs.worlds import BUILTIN_WORLDS, build_settings
 from ..compilation import Compilation, mistake
 from ..settings import check_settings
 from ..stages import stages
@@ -71,8 +71,7 @@ def _resolve_domain(name: str, domain: Domain, mistakes: list[Problem]) -> Domai
             detail = "`settings` are of a world, and this domain has none"
             mistakes.append(mistake("E0303", (*path, "settings"), detail, "add `world`, or remove this", at_key=True))
         return domain
-    settings = BUILTIN_WORLDS.get(domain.world)
-    if settings is None:
+    if domain.world not in BUILTIN_WORLDS:
         installed = installed_worlds()
         if domain.world not in installed:
             known = [*BUILTIN_WORLDS, *installed]
@@ -83,6 +82,6 @@ def _resolve_domain(name: str, domain: Domain, mistakes: list[Problem]) -> Domai
         filled, problems = check_settings(domain.world, domain.settings, (*path, "settings"))
         mistakes.extend(problems)
         return replace(domain, settings=filled)
-    value, problems = build(settings, domain.settings, (*path, "settings"))
+    value, problems = build_settings(domain.world, domain.settings, (*path, "settings"))
     mistakes.extend(problems)
     return domain if problems else replace(domain, settings=to_json(value))

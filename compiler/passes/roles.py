@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from ...specs.build import Path, Problem, build
+from ...specs.build import Path, Problem
 from ...specs.hardware import ACCELERATORS
 from ...specs.hints import suggest
 from ...specs.machine import EnginePlacement, ExpertPrecision
 from ...specs.model import GrpoPhase, Spec
-from ...specs.worlds import BUILTIN_WORLDS, locations_of
+from ...specs.worlds import BUILTIN_WORLDS, build_settings, locations_of
 from ..compilation import Compilation, mistake
 from ..experts import SCALED_FORMATS
 from ..stages import played, stages
@@ -63,9 +63,7 @@ def _check_except_layers(experts: ExpertPrecision, path: Path, compilation: Comp
         return
     layers = compilation.dimensions.layers if compilation.dimensions is not None else None
     for position, layer in enumerate(experts.except_layers):
-        if layer in experts.except_layers[:position]:
-            yield mistake("E0209", (*path, position), f"{layer} stands in this list already", "remove one of the two")
-        elif layers is not None and layer >= layers:
+        if layers is not None and layer >= layers:
             yield mistake("E0205", (*path, position), f"the model has {layers} layers, counted from 0", f"at most {layers - 1}")
     if layers is not None and set(experts.except_layers) >= set(range(layers)):
         yield mistake("E0303", path, "it names every layer, so nothing is computed in FP8", "write `format: bfloat16`", at_key=True)
@@ -132,14 +130,13 @@ def _check_settings(block: GrpoPhase, path: Path, spec: Spec) -> Iterator[Proble
         return
     for name in block.domains:
         domain = spec.domains.get(name)
-        world = None if domain is None or domain.world is None else BUILTIN_WORLDS.get(domain.world)
-        if domain is not None and world is not None:
+        if domain is not None and domain.world in BUILTIN_WORLDS:
             for field in locations_of(domain.world, block.settings):
                 detail = "a phase plays in the files that its domain names"
                 fix = f"remove it, or write it to `domains.{name}.settings`"
                 yield mistake("E0303", (*path, "settings", field), detail, fix, at_key=True)
             inherited = {key: value for key, value in domain.settings.items() if key not in block.settings}
-            yield from build(world, {**inherited, **block.settings}, (*path, "settings"))[1]
+            yield from build_settings(domain.world, {**inherited, **block.settings}, (*path, "settings"))[1]
 
 
 def _check_engines(spec: Spec) -> Iterator[Problem]:

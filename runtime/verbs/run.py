@@ -3,6 +3,7 @@
 import argparse
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.locations import local_path
 from .form import Verb, takes_frozen, takes_run, takes_spec
 from .launch import launch
 
@@ -20,7 +21,9 @@ def run(options: argparse.Namespace) -> int:
 
     checked = check_spec(options.spec, options.set)
     assert checked.spec is not None
-    run_dir = options.run_dir or checked.root / checked.spec.storage.runs / checked.spec.name
+    runs = local_path(checked.spec.storage.runs, checked.root)
+    assert runs is not None, "a check's job"
+    run_dir = options.run_dir or runs / checked.spec.name
     if is_running(run_dir):
         raise UserError(f"{run_dir} is in use by another launch", exit_code=ExitCode.UNFIT, fix=f"see: polymath status {run_dir}")
     options.run_dir = run_dir

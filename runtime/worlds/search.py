@@ -27,11 +27,11 @@ class SearchWorld(GraphWorld):
         self._people = names(PEOPLE, settings.entities)
         self._relations = RELATIONS[: settings.relations]
         rng = random.Random(f"corpus:{settings.corpus_seed}")
-        facts = [
-            Fact(subject=person, relation=relation, value=rng.choice([other for other in self._people if other != person]))
-            for person in self._people
-            for relation in self._relations
-        ]
+        facts = []
+        for place, person in enumerate(self._people):
+            for relation in self._relations:
+                other = rng.choice(range(len(self._people) - 1))  # of the others: those after the person itself move up by one
+                facts.append(Fact(subject=person, relation=relation, value=self._people[other + (other >= place)]))
         self.graph = KnowledgeActionGraph(
             facts,
             actions=(

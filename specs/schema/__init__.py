@@ -148,7 +148,7 @@ def _list(arguments: tuple[Any, ...], info: FieldInfo | None, definitions: dict[
     found: dict[str, Any] = {"type": "array", "items": _type(arguments[0], info, definitions)}
     if info is not None and info.item_minimum_count is not None:
         found["minItems"] = info.item_minimum_count
-    if info is not None and info.reference:
+    if info is not None and info.is_set:
         found["uniqueItems"] = True
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from polymath.compiler.canonical import digest, readable_json
 from polymath.compiler.driver import compile_spec, lock_spec
-from polymath.compiler.plan import Input, Plan, compiler_version, read_plan, read_sources
+from polymath.compiler.plan import Input, Plan, Sources, compiler_version, read_plan, read_sources
 from polymath.compiler.store import plan_files
 from polymath.specs import model
 from polymath.specs.build import from_json
@@ -283,6 +283,17 @@ def test_what_a_user_put_beside_a_plan_is_never_lost(tmp_path: Path) -> None:
         compiled(tmp_path, "seed=8")
     assert caught.value.exit_code == 64
     assert contents(tmp_path / "plan") == before
+
+
+def test_runs_lie_where_the_spec_says_and_nowhere_else() -> None:
+    def folder(runs: str) -> Path:
+        return Sources(spec_folder="/spec", runs=runs, urls={}).runs_folder
+
+    assert folder("../runs") == Path("/runs") and folder("/data/runs") == Path("/data/runs")
+    assert folder("~/runs") == Path("~/runs").expanduser() and folder("file:///data/runs") == Path("/data/runs")
+    with pytest.raises(UserError, match="no folder of this machine") as caught:  # `sources.json` may be edited
+        folder("s3://bucket/runs")
+    assert caught.value.exit_code == 4
 
 
 def test_an_older_plan_is_replaced_whole(tmp_path: Path) -> None:
