@@ -18,7 +18,7 @@ A segment's layout depends only on the shape of its messages, so it is rendered 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -30,6 +30,7 @@ from .tokenizers import ChatTokenizer
 
 SHAPES_CACHED = 4096
 TOOL_SETS_CACHED = 1024
+USER, ASSISTANT = {"role": "user", "content": sentinel(0)}, {"role": "assistant", "content": sentinel(1)}  # before an extension
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,23 +174,27 @@ class Renderer:
     def _lay_out(self, kind: str, shape: str) -> _Segment:
         """Lay out a segment by the template, next to stand-ins for what comes before it (cached as `_segment`)."""
         messages: list[Message] = json.loads(shape)
-        user, assistant = {"role": "user", "content": sentinel(0)}, {"role": "assistant", "content": sentinel(1)}
         if kind == "open":
             text = self._text(messages, generation_prompt=True)
         elif kind == "open_last":
             text = self._text(messages, generation_prompt=False)
         elif kind == "turn":
-            before = self._text([user], generation_prompt=True)
-            text, _ = self._split_end(
-                _rest(self._text([user, *messages], generation_prompt=False), before, self.tokenizer.template)
-            )
+            after = self._text([USER, *messages], generation_prompt=False)
+            text, _ = self._split_end(_rest(after, self._before_turn, self.tokenizer.template))
         else:
-            before, _ = self._split_end(self._text([user, assistant], generation_prompt=False))
-            after = self._text([user, assistant, *messages], generation_prompt=kind == "extend")
-            text = _rest(after, before, self.tokenizer.template)
+            after = self._text([USER, ASSISTANT, *messages], generation_prompt=kind == "extend")
+            text = _rest(after, self._before_extension, self.tokenizer.template)
         literal_ids = self.tokenizer.literal_ids
         pieces = tuple(piece if isinstance(piece, Slot) else literal_ids(piece) for piece in split_slots(text))
         return _Segment(text, pieces)
+
+    @cached_property
+    def _before_turn(self) -> str:
+        return self._text([USER], generation_prompt=True)
+
+    @cached_property
+    def _before_extension(self) -> str:
+        return self._split_end(self._text([USER, ASSISTANT], generation_prompt=False))[0]
 
     def _text(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         return self.tokenizer.template.text(messages, self._masked_tools, generation_prompt=generation_prompt)

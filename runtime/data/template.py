@@ -4,28 +4,22 @@ What it does: puts a sentinel in place of every string that data brings (content
 template lay the conversation out, and cuts its output into literal text, which may hold control tokens, and slots, which may not.
 What it does not do: tokenise (`renderer.py`), or let a template change a content: `content | trim` leaves the content as it is.
 
-A string of the data can therefore never become a control token, whatever the template does with it. Templates run in
-transformers' sandbox (no attribute that starts with an underscore, nothing that changes a value, short ranges only); here each
-rendering also has limits of time and output.
+A string of the data can therefore never become a control token, whatever the template does with it. Templates run in a process of
+their own, within limits (`template_process.py`).
 """
 
-import contextlib
 import json
 import re
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from ...specs.diagnostics import ExitCode, UserError
 from ..worlds.protocol import Message
+from .template_process import TEMPLATES, CannotRender
 
-RENDER_SECONDS = 5.0
-RENDER_CHARACTERS = 8_000_000
 # \x02 and \x03 cannot be typed in by data, because no string of the data is ever shown to the template; in a JSON text the
 # template's `tojson` writes them escaped, which tells how the slot must be filled.
 SLOT = re.compile("\x02([0-9]+)\x03|\\\\u0002([0-9]+)\\\\u0003")
@@ -61,7 +55,7 @@ def split_slots(text: str) -> list[str | Slot]:
 
 
 class ChatTemplate:
-    """The template of a tokenizer, with its limits and its name for messages to the user."""
+    """The template of a tokenizer, with its name for messages to the user."""
 
     def __init__(self, hf: PreTrainedTokenizerFast, name: str) -> None:
         if not isinstance(hf.chat_template, str):
@@ -79,23 +73,19 @@ class ChatTemplate:
         """Lay out messages whose strings are sentinels.
 
         Raises:
-            UserError: exit code 3; the template fails, takes too long or writes too much.
+            UserError: exit code 3; the template fails, or goes beyond a limit of time, memory or output.
         """
+        request = {
+            "template": self.hf.chat_template,
+            "messages": list(messages),
+            "tools": list(tools) or None,
+            "generation_prompt": generation_prompt,
+            "special_tokens": self.hf.special_tokens_map,
+        }
         try:
-            with _time_limit(RENDER_SECONDS):
-                text = self.hf.apply_chat_template(
-                    list(messages),
-                    tools=list(tools) or None,
-                    add_generation_prompt=generation_prompt,
-                    tokenize=False,
-                )
-        except (TemplateError, ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-            raise self._refused(self.name, f"{type(error).__name__}: {error}") from error
-        except TimeoutError as error:
-            raise self._refused(self.name, f"it took longer than {RENDER_SECONDS:g} s") from error
-        assert isinstance(text, str)
-        if len(text) > RENDER_CHARACTERS:
-            raise self._refused(self.name, f"it wrote more than {RENDER_CHARACTERS} characters")
+            text = TEMPLATES.render(request)
+        except CannotRender as error:
+            raise self._refused(self.name, str(error)) from error
         if "\\x02" in text:
             raise self._refused(self.name, "it prints a Python value instead of JSON; use the `tojson` filter")
         return text
@@ -114,25 +104,6 @@ class ChatTemplate:
             exit_code=ExitCode.SPEC,
             fix="mend chat_template.jinja in the tokenizer's folder, or name another tokenizer",
         )
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in this thread; only the main thread can be interrupted, in others there is no limit."""
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
-        yield
-        return
-
-    def expire(*_: object) -> None:
-        raise TimeoutError
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 class Sentinels:

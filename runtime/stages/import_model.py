@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.families import MODEL_TYPES
 from ...specs.model import Model, ModelShape
+from ..data.renderer import Renderer
 from ..data.tokenizers import ChatTokenizer, load_tokenizer
 from ..files import published_folder, write_json
 from ..jobs import JobContext
@@ -32,6 +33,7 @@ def run(context: JobContext) -> None:
         checkpoint = None if model.checkpoint == "random" else local_folder(context.source("checkpoint"))
         tokenizer_folder = local_folder(context.source("tokenizer")) if "tokenizer" in context.job.inputs else None
         tokenizer = load_tokenizer(model, checkpoint, tokenizer_folder)
+        Renderer(tokenizer)  # tries the chat template now, not when a later job begins
         left_out = 0
         with published_folder(context.folder / "model") as staging:
             if checkpoint is None:

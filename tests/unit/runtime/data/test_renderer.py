@@ -379,8 +379,6 @@ def test_a_template_that_rewrites_history_is_refused_by_name() -> None:
     ("template", "why"),
     [
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "longer than"),
-        ("{% for a in range(99999) %}" + "x" * 100 + "{% endfor %}", "characters"),
         ("{% if %}", "TemplateSyntaxError"),
         ("{{ raise_exception('no') }}", "no"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
@@ -388,8 +386,7 @@ def test_a_template_that_rewrites_history_is_refused_by_name() -> None:
         ("\x02", "control characters"),
     ],
 )
-def test_a_hostile_or_broken_template_is_a_clear_error(template: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymath.runtime.data.template.RENDER_SECONDS", 0.3)
+def test_a_hostile_or_broken_template_is_a_clear_error(template: str, why: str) -> None:
     with pytest.raises(UserError, match=why) as caught:
         with_template(template)
     assert caught.value.exit_code == 3
