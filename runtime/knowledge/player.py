@@ -3,6 +3,7 @@
 What it does: takes turns between a solver and a world; compacts a full context; rolls back at the turn cap and asks for an answer
 (both as in the Agents-A1 report); keeps every fault as a status of the record: a tool that hangs, floods, dies or answers bytes, a
 solver that loops or writes nonsense, a verifier that raises.
+A simulated user is asked by the thread that plays, off the clock of the tools: like a solver, it has a bound of its own.
 What it does not do: end what hangs. A call that is not back in time is left alone in its thread, its episode is over, and after
 `MOST_HUNG` of them the run stops; tools that need ending run in a process of their own (`worlds/sandbox.py`).
 """
@@ -11,16 +12,15 @@ import json
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import ASK_FOR_ANSWER
 from ..data.trajectories import RowError, chat_messages
 from ..finalisation import Finalisation
-from ..worlds.protocol import Episode, Message, Solver
+from ..worlds.protocol import Episode, Message, SimulatedUser, Solver, TalkingEpisode
 from .generators.base import COMPACT, NOTES
 from .records import StepRecord, TaskRecord, TrajectoryRecord
 
@@ -68,16 +68,16 @@ def estimate_tokens(text: str) -> int:
 
 @dataclass
 class Player:
-    """Plays episodes one after another.
+    """Plays episodes, each with a thread of its own for its world.
 
     Args:
         count: tokens of a text.
+        hung: calls that did not come back, of all episodes.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
     count: Callable[[str], int] = estimate_tokens
     hung: int = 0
-    _worker: "_Worker | None" = None
 
     def play(self, episode: Episode, task: TaskRecord, tools: Sequence[Any], solver: Solver) -> TrajectoryRecord:
         """One episode; always a record, whatever happens on the way.
@@ -86,19 +86,20 @@ class Player:
             UserError: too many calls hang.
             OutOfBudget: the models may not go on.
         """
-        game = _Game(self, episode, solver)
-        try:
-            game.run()
-            status = "answered"
-        except _Over as over:
-            status = over.status
-        answered = episode.done and status in ("answered", "forced")
-        reward: float | None = 0.0
-        if answered:
+        with _Worker(self.bounds.tool_seconds) as worker:
+            game = _Game(self, episode, solver, worker)
             try:
-                reward = float(self.guarded(episode.outcome))
+                game.run()
+                status = "answered"
             except _Over as over:
-                status, reward = f"verifier {over.status.removeprefix('tool ')}", None
+                status = over.status
+            answered = episode.done and status in ("answered", "forced")
+            reward: float | None = 0.0
+            if answered:
+                try:
+                    reward = float(game.guarded(episode.outcome))
+                except _Over as over:
+                    status, reward = f"verifier {over.status.removeprefix('tool ')}", None
         last = game.messages[-1] if game.messages else {}
         return TrajectoryRecord(
             task=task,
@@ -112,36 +113,14 @@ class Player:
             provenance={"tokens": game.tokens, "turns": game.turns},
         )
 
-    def guarded(self, action: Callable[[], T]) -> T:
-        """Do it in time, whatever it raises.
-
-        Raises:
-            _Over: it did not come back, or raised.
-        """
-        if self._worker is None:
-            self._worker = _Worker()
-        try:
-            return self._worker.do(action, self.bounds.tool_seconds)
-        except TimeoutError:
-            self._worker, self.hung = None, self.hung + 1
-            if self.hung == MOST_HUNG:
-                raise UserError(
-                    f"{MOST_HUNG} tool calls did not come back within {self.bounds.tool_seconds:g} s each",
-                    exit_code=ExitCode.FAILED,
-                    fix="mend the tools or give them more time; what was finished is kept",
-                ) from None
-            raise _Over("tool hung") from None
-        except (UserError, OutOfBudget):
-            raise
-        except Exception as error:  # whatever a tool or verifier raises is what became of the episode
-            raise _Over(f"tool died: {type(error).__name__}") from error
-
 
 class _Game:
     """An episode in progress."""
 
-    def __init__(self, player: Player, episode: Episode, solver: Solver) -> None:
-        self.player, self.episode, self.solver, self.bounds = player, episode, solver, player.bounds
+    def __init__(self, player: Player, episode: Episode, solver: Solver, worker: "_Worker") -> None:
+        self.player, self.episode, self.solver, self.bounds, self.worker = player, episode, solver, player.bounds, worker
+        if (user := getattr(episode, "user", None)) is not None:
+            cast(TalkingEpisode, episode).user = _UserOutside(user, worker)
         self.messages: list[Message] = []
         self.steps: list[StepRecord] = []
         self.restarts: list[int] = []
@@ -156,7 +135,7 @@ class _Game:
         Raises:
             _Over: with the status, where it ends otherwise.
         """
-        for message in self.player.guarded(self.episode.opening):
+        for message in self.guarded(self.episode.opening):
             self._append(message)
         opening = list(self.messages)
         observations: list[Message] = []
@@ -178,6 +157,28 @@ class _Game:
                 raise _Over(cap)
         if self.finalisation.asked:
             raise _Over("forced")
+
+    def guarded(self, action: Callable[[], T]) -> T:
+        """Do it in time, whatever it raises.
+
+        Raises:
+            _Over: it did not come back, or raised.
+        """
+        try:
+            return self.worker.do(action)
+        except TimeoutError:
+            self.player.hung += 1
+            if self.player.hung == MOST_HUNG:
+                raise UserError(
+                    f"{MOST_HUNG} tool calls did not come back within {self.bounds.tool_seconds:g} s each",
+                    exit_code=ExitCode.FAILED,
+                    fix="mend the tools or give them more time; what was finished is kept",
+                ) from None
+            raise _Over("tool hung") from None
+        except (UserError, OutOfBudget):
+            raise
+        except Exception as error:  # whatever a tool or verifier raises is what became of the episode
+            raise _Over(f"tool died: {type(error).__name__}") from error
 
     def _cap(self, action: Message) -> str | None:
         """Which bound an action reaches that calls for an answer."""
@@ -244,7 +245,7 @@ class _Game:
         place = len(self.messages)
         self._append(action)
         try:
-            given = self.player.guarded(lambda: self.episode.act(action))
+            given = self.guarded(lambda: self.episode.act(action))
         except _Over:
             self.steps.append(StepRecord(message=place, call=0 if action.get("tool_calls") else None, readable=False))
             raise
@@ -305,33 +306,73 @@ class _Game:
         return sum(self.player.count(text) for text in texts) + 4  # and the template's own
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What came of an action."""
+
+    value: Any
+    error: BaseException | None = None
+
+    @classmethod
+    def of(cls, action: Callable[[], Any]) -> "_Done":
+        try:
+            return cls(action())
+        except BaseException as error:
+            return cls(None, error)
+
+    def result(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
 class _Worker:
-    """A thread that does one thing after another, and is left alone when one does not end. It ends after its worker is gone."""
+    """A thread that does one thing after another, each within `seconds`, and is left alone when one does not end.
 
-    def __init__(self) -> None:
+    What it does may ask for something to be done outside, by the thread that waits for it. That is off the clock.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._asked: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=_serve, args=(self._asked, self._done), name="tools", daemon=True).start()
-        weakref.finalize(self, self._asked.put, None)
+        self._told: queue.SimpleQueue[_Done | Callable[[], Any]] = queue.SimpleQueue()  # what is done, or is to be done outside
+        self._outside: queue.SimpleQueue[_Done] = queue.SimpleQueue()
 
-    def do(self, action: Callable[[], T], seconds: float) -> T:
+    def __enter__(self) -> "_Worker":
+        threading.Thread(target=self._serve, name="tools", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._asked.put(None)
+
+    def do(self, action: Callable[[], T]) -> T:
         """Raises TimeoutError where it is not back in time, and what it raises."""
         self._asked.put(action)
-        try:
-            value, error = self._done.get(timeout=seconds)
-        except queue.Empty:
-            raise TimeoutError from None
-        if error is not None:
-            raise error
-        return value
+        while True:
+            try:
+                told = self._told.get(timeout=self._seconds)
+            except queue.Empty:
+                raise TimeoutError from None
+            if isinstance(told, _Done):
+                return told.result()
+            self._outside.put(_Done.of(told))
+
+    def outside(self, action: Callable[[], T]) -> T:
+        """From within what it does: the result of an action of the thread that waits."""
+        self._told.put(action)
+        return self._outside.get().result()
+
+    def _serve(self) -> None:
+        while (action := self._asked.get()) is not None:
+            self._told.put(_Done.of(action))
 
 
-def _serve(
-    asked: "queue.SimpleQueue[Callable[[], Any] | None]", done: "queue.SimpleQueue[tuple[Any, BaseException | None]]"
-) -> None:
-    while (action := asked.get()) is not None:
-        try:
-            done.put((action(), None))
-        except BaseException as error:
-            done.put((None, error))
-        del action  # it holds on to the worker, whose end this thread waits for
+@dataclass(frozen=True, slots=True)
+class _UserOutside:
+    """The simulated user of an episode whose world acts in a worker."""
+
+    user: SimulatedUser
+    worker: _Worker
+
+    def reply(self, brief: str, dialogue: Sequence[Message]) -> str | None:
+        return self.worker.outside(lambda: self.user.reply(brief, dialogue))

@@ -182,10 +182,12 @@ class BudgetedUser:
 
     user: SimulatedUser
     spending: Spending
+    baton: Baton
 
     def reply(self, brief: str, dialogue: Sequence[Message]) -> str | None:
-        self.spending.wait()
-        said = self.user.reply(brief, dialogue)
+        with self.baton.down():
+            self.spending.wait()
+            said = self.user.reply(brief, dialogue)
         read = estimate_tokens(brief) + sum(estimate_tokens(str(one["content"])) for one in dialogue)
         self.spending.spend(Reply(message={}, read_tokens=read, written_tokens=estimate_tokens(said or "")))
         return said
@@ -304,7 +306,7 @@ class Roles:
         if self.solver is None:
             return ScriptedSolver(generator, task, seed=seed, slip_rate=self.slip_rate, guess_rate=self.guess_rate)
         if self.user is not None:
-            episode.user = BudgetedUser(self.user, self.spending)
+            episode.user = BudgetedUser(self.user, self.spending, self.baton)
         model = Budgeted(self.solver, self.spending, self.baton)
         return ModelSolver(model, episode.opening(), generator.tools_of(task), seed)
 

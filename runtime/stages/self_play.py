@@ -187,8 +187,6 @@ def _bounds(domain: Domain, limits: Limits) -> Bounds:
     )
     if limits.finalize is not None:
         bounds = replace(bounds, ask=limits.finalize.prompt)
-    if domain.user is not None:  # who is asked while the world acts
-        bounds = replace(bounds, tool_seconds=bounds.tool_seconds + domain.user.patience_seconds)
     return bounds
 
 

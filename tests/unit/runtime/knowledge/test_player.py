@@ -31,6 +31,7 @@ class Bench:
     verifier: Callable[[], float] = lambda: 1.0
     steps: list[Step] = field(default_factory=list)
     done: bool = False
+    user: Any = None
 
     def opening(self) -> list[Message]:
         return [{"role": "user", "content": "Find it."}]
@@ -96,6 +97,26 @@ def test_a_tool_that_hangs_ends_its_episode_in_time_and_too_many_end_the_run() -
     with pytest.raises(UserError, match="did not come back"):
         play(Bench(tool=lambda: time.sleep(60)), call(1), ANSWER, player=player)
     assert time.monotonic() - start < 10
+
+
+def test_a_user_is_asked_by_whoever_plays_and_takes_longer_than_a_tool_may() -> None:
+    class Slow:
+        def reply(self, brief: str, dialogue: Sequence[Message]) -> str | None:
+            askers.append(threading.current_thread())
+            time.sleep(0.3)
+            if brief == "fails":
+                raise UserError("it is silent", exit_code=6)
+            return "Ada"
+
+    askers: list[threading.Thread] = []
+    bench = Bench(user=Slow())
+    bench.tool = lambda: bench.user.reply("", [])
+    record = play(bench, call(1), ANSWER, tool_seconds=0.1)
+    assert record.status == "answered" and record.messages[2]["content"] == "Ada" and askers == [threading.current_thread()]
+    bench = Bench(user=Slow())
+    bench.tool = lambda: bench.user.reply("fails", [])
+    with pytest.raises(UserError, match="it is silent"):
+        play(bench, call(1), ANSWER, tool_seconds=0.1)
 
 
 def test_players_that_are_gone_leave_no_threads_behind() -> None:

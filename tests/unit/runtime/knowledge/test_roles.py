@@ -14,6 +14,7 @@ from polymath.runtime.engines.endpoint import Patience, endpoint_of
 from polymath.runtime.engines.protocol import Capabilities, Generation, SamplingSettings
 from polymath.runtime.knowledge.branches import attempts
 from polymath.runtime.knowledge.endpoint_chat import EndpointChat
+from polymath.runtime.knowledge.generators.base import ScriptedSolver
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.records import read_records, written_by_model
@@ -31,17 +32,12 @@ QUICK = Patience(attempts=2, unreadable=2, answer_seconds=5.0, total_seconds=10.
 def oracle_message(generator: Any, messages: Sequence[Any]) -> dict[str, Any]:
     """What the oracle would say next in a conversation."""
     asked = messages[0]["content"]
-    task = next(one for one in generator.drawn if one.instruction == asked)
-    acts = generator.solve(task, None)
-    try:
-        act = next(acts)
-        for message in messages[1:]:
-            if message["role"] == "tool":
-                act = acts.send(message["content"])
-    except StopIteration as end:
-        return {"role": "assistant", "content": str(end.value)}
-    function = {"name": act.name, "arguments": json.dumps(act.arguments)}
-    return {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+    solver = ScriptedSolver(generator, next(one for one in generator.drawn if one.instruction == asked), seed=0)
+    said = solver.next([])
+    for message in messages[1:]:
+        if message["role"] != "assistant":
+            said = solver.next([message])
+    return said
 
 
 def remembering(generator: Any) -> Any:
@@ -148,21 +144,15 @@ def test_the_student_solves_through_the_engine_protocol(tmp_path: Path) -> None:
     assert report.accepted == 3 and report.statuses["solver: cut off"] > 0
 
 
-class Knows:
-    """A model that says what the oracle would, or at some seeds gives up; it notes how many ask at once.
+class Asked:
+    """Notes how many ask at once. Where several may, the first waits until another asks too."""
 
-    Where several may, the first waits until another asks too.
-    """
-
-    name = "knows"
-
-    def __init__(self, generator: Any, at_once: int) -> None:
-        self.generator, self.at_once = generator, at_once
+    def __init__(self, at_once: int, fails_at: int = 0) -> None:
+        self.at_once, self.fails_at = at_once, fails_at  # of all questions
         self.asked = self.most = self.here = 0
         self.others, self.lock = threading.Event(), threading.Lock()
-        self.fails_at = 0  # of all questions
 
-    def reply(self, messages: Sequence[Any], tools: Sequence[Any], seed: int) -> Reply:
+    def __enter__(self) -> None:
         with self.lock:
             self.asked, self.here = self.asked + 1, self.here + 1
             self.most = max(self.most, self.here)
@@ -171,40 +161,86 @@ class Knows:
             fails = self.asked == self.fails_at
         if self.at_once > 1:
             assert self.others.wait(10.0)
-        with self.lock:
-            self.here -= 1
-            said = oracle_message(self.generator, messages) if seed % 5 else {"role": "assistant", "content": "unknown"}
+        self.lock.acquire()
+        self.here -= 1
         if fails:
+            self.lock.release()
             raise UserError("it is gone", exit_code=6)
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+class Knows:
+    """A model that says what the oracle would, or at some seeds gives up."""
+
+    name = "knows"
+
+    def __init__(self, generator: Any, asked: Asked) -> None:
+        self.generator, self.asked, self.at_once = generator, asked, asked.at_once
+
+    def reply(self, messages: Sequence[Any], tools: Sequence[Any], seed: int) -> Reply:
+        with self.asked:
+            said = oracle_message(self.generator, messages) if seed % 5 else {"role": "assistant", "content": "unknown"}
         return Reply(message=said, read_tokens=10, written_tokens=1)
 
 
-def played_with(path: Path, at_once: int, fails_at: int = 0) -> tuple[Knows, Any, Any]:
-    generator = chains(path)
-    model = Knows(generator, at_once)
-    model.fails_at = fails_at
-    goal = Goal(accepted=6, seed=2)
-    if fails_at:
+class Talks:
+    """A user who tells the name when asked for it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+
+    def reply(self, brief: str, dialogue: Sequence[Any]) -> str | None:
+        name = brief.split("The name is ")[1].split(".")[0]
+        with self.asked:
+            return f"The name is {name}." if dialogue[-1]["content"].endswith("?") else None
+
+
+def played_with(
+    path: Path, asked: Asked, world: str = "scientific_chains", user: Talks | None = None, fails: Asked | None = None
+) -> tuple[Any, Any]:
+    generator = remembering(make_generator(world, {}, GraphStore.create(path)))
+    roles, goal = Roles(solver=Knows(generator, asked), user=user), Goal(accepted=6, seed=2)
+    if fails is not None:
         with pytest.raises(UserError, match="it is gone"):
-            self_play(generator, Roles(solver=model), goal)
-    report = self_play(generator, Roles(solver=model), goal)
+            self_play(generator, roles, goal)
+    report = self_play(generator, roles, goal)
     rows = "SELECT number, outcome, counts FROM proposals ORDER BY number"
-    return model, report, ([one.line() for one in attempts(generator.store)], generator.store.sql.execute(rows).fetchall())
+    return report, ([one.line() for one in attempts(generator.store)], generator.store.sql.execute(rows).fetchall())
 
 
 def test_what_is_played_side_by_side_is_what_is_played_one_after_another(tmp_path: Path) -> None:
-    alone, report, written = played_with(tmp_path / "1.sqlite", 1)
-    several, same, also_written = played_with(tmp_path / "4.sqlite", 4)
+    alone, several = Asked(1), Asked(4)
+    report, written = played_with(tmp_path / "1.sqlite", alone)
+    same, also_written = played_with(tmp_path / "4.sqlite", several)
     assert alone.most == 1 < several.most <= 4
     assert written == also_written and report == same and report.refused["answered"]
     assert several.asked == alone.asked, "nothing is played that is not needed"
 
 
+def test_the_users_of_proposals_in_flight_are_asked_side_by_side_and_what_is_written_is_the_same(tmp_path: Path) -> None:
+    alone, several = Asked(1), Asked(4)
+    report, written = played_with(tmp_path / "1.sqlite", Asked(1), "tool_subgraphs", Talks(alone))
+    same, also_written = played_with(tmp_path / "4.sqlite", Asked(4), "tool_subgraphs", Talks(several))
+    assert alone.most == 1 < several.most <= 4
+    assert written == also_written and report == same and report.accepted == 6
+    assert several.asked == alone.asked, "nobody is asked without need"
+
+
 def test_a_failure_keeps_what_was_finished_before_it_and_counts_what_it_cost(tmp_path: Path) -> None:
-    _, report, written = played_with(tmp_path / "whole.sqlite", 1)
-    model, resumed, also_written = played_with(tmp_path / "failed.sqlite", 4, fails_at=30)
+    report, written = played_with(tmp_path / "whole.sqlite", Asked(1))
+    asked = Asked(4, fails_at=30)
+    resumed, also_written = played_with(tmp_path / "failed.sqlite", asked, fails=asked)
     assert written == also_written and resumed.accepted == report.accepted == 6
-    assert resumed.tokens == 11 * (model.asked - 1) > report.tokens, "all answers but the one that did not come"
+    assert resumed.tokens == 11 * (asked.asked - 1) > report.tokens, "all answers but the one that did not come"
+
+
+def test_a_user_who_fails_keeps_what_was_finished_and_self_play_goes_on_to_the_same(tmp_path: Path) -> None:
+    report, written = played_with(tmp_path / "whole.sqlite", Asked(1), "tool_subgraphs", Talks(Asked(1)))
+    user = Asked(4, fails_at=9)
+    resumed, also_written = played_with(tmp_path / "failed.sqlite", Asked(4), "tool_subgraphs", Talks(user), fails=user)
+    assert written == also_written and resumed.accepted == report.accepted == 6 and resumed.tokens > report.tokens
 
 
 def test_the_command_line_plays_writes_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
