@@ -36,7 +36,11 @@ def engines_of(plan: Path, run: Path, job: str) -> list[dict[str, Any]]:
 
 
 def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    """Whether a process runs. One that has ended stays listed until whoever inherited it has asked for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def ledger_of(plan: Path, run: Path) -> Ledger:

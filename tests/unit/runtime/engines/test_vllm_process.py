@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from polymath.runtime.engines.protocol import SamplingSettings
 from polymath.runtime.engines.vllm import deal
 from polymath.runtime.engines.vllm_launch import listening_socket
 from polymath.runtime.engines.vllm_process import ProcessEngine
+from polymath.runtime.launch.events import ServiceWaits, wait_lines
 from polymath.specs.diagnostics import ExitCode, UserError
 
 TOKENIZER = load_tokenizer_folder(BUILTIN_FOLDERS["builtin:tiny-words"])
@@ -195,6 +197,7 @@ BROKEN_ROWS: dict[str, tuple[dict[str, Any], str]] = {
 }
 BROKEN_SCORES: dict[str, tuple[dict[str, Any], str]] = {
     "nan": ({"logprobs": [[-0.5, -0.1], [NAN, -0.2]]}, "no finite number of at most 0: nan"),
+    "infinite": ({"logprobs": [[-0.5, -0.1], [-INFINITY, -0.2]]}, "no finite number of at most 0: -inf"),
     "positive": ({"logprobs": [[-0.5, 0.1], [-2.0, -0.2]]}, "no finite number of at most 0: 0.1"),
     "shifted by one": ({"ids": [[5, 4], [6, 4]]}, "not of the tokens that stand there"),
     "a token that the model has not": ({"ids": [[6, 4], [7, VOCABULARY]]}, f"{VOCABULARY} is none of the model's"),
@@ -215,6 +218,13 @@ def test_a_continuation_of_another_form_ends_the_run_with_one_message(worker: Wo
     worker.answer = lambda frame: Frame(words={"policy_version": 0}, tensors=_tensors(ROW, **changes))
     _refused(engine, _generate, message)
     assert engine.traffic.generated_tokens == 2
+
+
+def test_lengths_that_only_sum_to_what_came_end_the_run(worker: Worker, engine: ProcessEngine) -> None:
+    rows = _tensors(ROW, lengths=[-1, 3], stopped=[False, True])
+    worker.answer = lambda frame: Frame(words={"policy_version": 0}, tensors=rows)
+    two = lambda engine: engine.generate([[5]] * 2, limits=[3] * 2, sampling=PLAIN, stop_ids=[8], seed=0)  # noqa: E731
+    _refused(engine, two, "rows of 2 tokens")
 
 
 @pytest.mark.parametrize("fault", BROKEN_SCORES)
@@ -251,24 +261,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_process, "QUIET_SECONDS", PATIENCE_SECONDS / 5)
 
 
-class Seen:
-    """Who watches an engine."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def waiting(self, seconds: float, cause: str) -> None:
-        self.told.append(cause)
-
-    def answered(self) -> None:
-        self.told.append("answered")
-
-
 @pytest.mark.usefixtures("impatient")
 def test_an_engine_that_hangs_is_given_up_and_its_wait_is_shown(worker: Worker, tmp_path: Path) -> None:
-    seen, hold = Seen(), threading.Event()
+    watch, hold = ServiceWaits(tmp_path, "job", "the rollout engine"), threading.Event()
     address = Path(worker._listener.getsockname())
-    engine = ProcessEngine(address, folder=tmp_path, tokenizer=TOKENIZER, log=tmp_path / "engine.log", watch=seen)
+    engine = ProcessEngine(address, folder=tmp_path, tokenizer=TOKENIZER, log=tmp_path / "engine.log", watch=watch)
 
     def hang(frame: Frame) -> None:
         hold.wait(60)
@@ -278,9 +275,10 @@ def test_an_engine_that_hangs_is_given_up_and_its_wait_is_shown(worker: Worker, 
         _generate(engine)
     hold.set()
     assert caught.value.exit_code == ExitCode.INTERRUPTED
-    assert seen.told[0] == "answered" and set(seen.told[1:]) == {"it makes no step"}
+    (line,) = wait_lines(tmp_path, "job")  # as `polymath status` shows it
+    assert re.fullmatch(r"waiting for the rollout engine, \d+ s: it makes no step", line)
     worker.answer = lambda frame: Frame(words={"policy_version": 0}, tensors=_tensors(ROW))
-    assert _generate(engine)[0].ids == (7, 8) and seen.told[-1] == "answered"
+    assert _generate(engine)[0].ids == (7, 8) and wait_lines(tmp_path, "job") == []
 
 
 @pytest.mark.usefixtures("impatient")
