@@ -48,6 +48,7 @@ class Scaling:
     dtype: torch.dtype  # e4m3, or e5m2 where the recipe says so
     block: tuple[int, int] | None  # along and across the product's inner dimension; None: an expert's whole matrix shares a scale
     power_of_two: bool  # scales are powers of two, so that scaling itself never rounds
+    e8m0: bool = False  # scales are exponents of MXFP8, from 2^-127 to 2^127
     from_history: bool = False  # the scale comes from earlier steps
 
 
@@ -84,7 +85,7 @@ class Recipe:
             across = BLOCK if self.arguments[f"{group}_block_scaling_dim"] == 2 else 1
             return Scaling(dtype=dtype, block=(BLOCK, across), power_of_two=not self.arguments["use_f32_scales"])
         if self.name == "MXFP8BlockScaling":
-            return Scaling(dtype=dtype, block=(MX_BLOCK, 1), power_of_two=True)
+            return Scaling(dtype=dtype, block=(MX_BLOCK, 1), power_of_two=True, e8m0=True)
         if self.name == "Float8CurrentScaling":
             return Scaling(dtype=dtype, block=None, power_of_two=self.arguments["use_power_2_scales"])
         return Scaling(dtype=dtype, block=None, power_of_two=False, from_history=True)

@@ -5,14 +5,15 @@ A number x becomes FP8 as `q = cast(clamp(x * scale))`, and is read back as `q /
 1. `amax` is the largest magnitude in the block. NaN does not count, as it does not for CUDA's `fmaxf`.
 2. `scale = fp8_max / amax` in float32; 1 where `amax` is 0 or infinite, and the largest finite number where the quotient overflows.
 3. Where the recipe wants powers of two, the mantissa of the scale is cleared: it is rounded down, so nothing overflows.
+   The scales of MXFP8 are exponents, which know neither 0 nor infinity: 2^127 where `amax` is 0, 2^-127 where it is infinite.
 4. The product is clamped to +-`fp8_max` and cast, to the nearest number and to the even one of two. NaN stays NaN.
 
 A matrix that two products read along different dimensions is quantised twice, each time from the number before FP8: row-wise,
 with blocks along its columns, and column-wise, with blocks along its rows. Products multiply the numbers read back, and add up in
 float32.
 
-What it does not do: be fast. Source of the rule: Transformer Engine 2.20.2, common/recipe/recipe_common.cuh; the agreement of
-bytes with it is tested where there is a GPU (tests/gpu).
+What it does not do: be fast. Sources of the rule: Transformer Engine 2.20, common/recipe/recipe_common.cuh, and for MXFP8
+`float_to_e8m0` and `exp2f_rcp` of common/util/ptx.cuh; the agreement of bytes with it is tested where there is a GPU (tests/gpu).
 
 Shapes: R rows of all experts, sorted by expert and r of one of them, E experts, K width of the input, N width of the output,
 H = 2 F gate and up together, C columns.
@@ -43,9 +44,11 @@ class Quantized:
     block: tuple[int, int]  # rows and columns that share a scale
 
 
-def scale_from(amax: Tensor, dtype: torch.dtype, *, power_of_two: bool) -> Tensor:
+def scale_from(amax: Tensor, dtype: torch.dtype, *, power_of_two: bool, e8m0: bool = False) -> Tensor:
     """float32: what a block is multiplied with before the cast, by its largest magnitude."""
     scale = torch.finfo(dtype).max / amax
+    if e8m0:
+        return (scale.view(torch.int32) & MANTISSA_CLEARED).view(torch.float32).clamp(2.0**-127, 2.0**127)
     scale = torch.where((amax > 0) & amax.isfinite(), scale, torch.ones_like(scale))
     scale = torch.where(scale.isinf(), torch.full_like(scale, FLOAT32_MAX), scale)
     return (scale.view(torch.int32) & MANTISSA_CLEARED).view(torch.float32) if power_of_two else scale
@@ -58,7 +61,13 @@ def amax_of(x: Tensor, dim: Any = None) -> Tensor:
 
 
 def quantize(
-    x_RC: Tensor, dtype: torch.dtype, block: tuple[int, int], *, power_of_two: bool, scale: Tensor | None = None
+    x_RC: Tensor,
+    dtype: torch.dtype,
+    block: tuple[int, int],
+    *,
+    power_of_two: bool,
+    e8m0: bool = False,
+    scale: Tensor | None = None,
 ) -> Quantized:
     """A matrix in FP8.
 
@@ -73,7 +82,7 @@ def quantize(
     tiles = padded.view(high, block_rows, wide, block_columns)
     if scale is None:
         largest = amax_of(tiles, dim=(1, 3)) if tiles.numel() else tiles.new_zeros(high, wide)
-        scale = scale_from(largest, dtype, power_of_two=power_of_two)
+        scale = scale_from(largest, dtype, power_of_two=power_of_two, e8m0=e8m0)
     scale = scale.expand(high, wide)
     largest_finite = torch.finfo(dtype).max
     scaled = (tiles * scale[:, None, :, None]).clamp(-largest_finite, largest_finite)
@@ -115,10 +124,11 @@ class ReferenceArithmetic(Arithmetic):
     def _quantize_one(self, operand: Operand, scaling: Scaling, expert: int, x_RC: Tensor) -> tuple[Quantized, Quantized]:
         if scaling.block is not None:
             along, across = scaling.block
-            return (
-                quantize(x_RC, scaling.dtype, (across, along), power_of_two=scaling.power_of_two),
-                quantize(x_RC, scaling.dtype, (along, across), power_of_two=scaling.power_of_two),
+            rowwise, columnwise = (
+                quantize(x_RC, scaling.dtype, block, power_of_two=scaling.power_of_two, e8m0=scaling.e8m0)
+                for block in ((across, along), (along, across))
             )
+            return rowwise, columnwise
         scale = None
         if scaling.from_history:
             assert self.history is not None

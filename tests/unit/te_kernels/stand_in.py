@@ -25,6 +25,7 @@ class Quantizer:
     dtype: torch.dtype
     block: tuple[int, int] | None
     power_of_two: bool
+    e8m0: bool = False
     scale: Tensor | None = None
     amax: Tensor | None = None
     internal: bool = False
@@ -40,7 +41,8 @@ class Quantizer:
             return Storage(both, both)
         along, across = self.block
         rowwise, columnwise = (
-            quantize(x_RC, self.dtype, block, power_of_two=self.power_of_two) for block in ((across, along), (along, across))
+            quantize(x_RC, self.dtype, block, power_of_two=self.power_of_two, e8m0=self.e8m0)
+            for block in ((across, along), (along, across))
         )
         return Storage(rowwise, columnwise)
 
@@ -153,7 +155,7 @@ def engine(recipe: Recipe) -> TransformerEngine:
         return Quantizer(FP8[fp8_dtype], None, False, scale=scale, amax=amax)
 
     def mx_quantizer(fp8_dtype: str, *, rowwise: bool, columnwise: bool) -> Quantizer:
-        return Quantizer(FP8[fp8_dtype], (32, 1), True)
+        return Quantizer(FP8[fp8_dtype], (32, 1), True, e8m0=True)
 
     pytorch = SimpleNamespace(
         DType=SimpleNamespace(kFloat8E4M3="e4m3", kFloat8E5M2="e5m2"),

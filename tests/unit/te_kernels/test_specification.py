@@ -119,6 +119,18 @@ def test_zeros_denormals_infinities_and_nan_are_read_back_as_documented(dtype: t
     assert with_nan[1] == 1.0  # NaN does not count as the largest
 
 
+def test_scales_of_mxfp8_are_exponents_and_know_neither_zero_nor_infinity() -> None:
+    def read(*values: float) -> tuple[float, list[float]]:
+        quantized = quantize(torch.tensor([values]), E4M3, (1, 32), power_of_two=True, e8m0=True)
+        return quantized.scale_inverse.item(), dequantize(quantized)[0].tolist()
+
+    assert read(0.0, -0.0) == (2.0**-127, [0.0, 0.0])
+    assert read(math.inf, 3.0, -math.inf) == (2.0**127, [math.inf, 0.0, -math.inf])
+    assert read(448.0, 1.75, -17.0) == (1.0, [448.0, 1.75, -16.0])
+    assert read(449.0, -8.0) == (2.0, [448.0, -8.0])
+    assert read(2.0**-126)[1] == [2.0**-126]
+
+
 def test_ties_are_rounded_to_the_even_neighbour() -> None:
     x = torch.tensor([[448.0, 17.0, 19.0, 21.0, 23.0]])  # the scale is 1; between 16 and 32 the step is 2
     assert quantize(x, E4M3, (1, 128), power_of_two=True).data_RC.float().tolist() == [[448, 16, 20, 20, 24]]
