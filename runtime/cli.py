@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..specs.diagnostics import ExitCode, SpecInvalid, UserError
@@ -36,20 +37,36 @@ def _run(options: argparse.Namespace) -> int:
             print(error.render(), file=sys.stderr)
         return int(error.exit_code)
     except UserError as error:
-        if options.json:
-            print_json({"ok": False, "error": without_secrets(error.message), "fix": error.fix, "exit_code": int(error.exit_code)})
-        else:
-            print(error.render(), file=sys.stderr)
-        return int(error.exit_code)
+        return _refused(options, error)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except Exception as error:  # the last line of defence: whatever it is, it is not the user's mistake
         if os.environ.get("POLYMATH_DEBUG") == "1":
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            return _refused(options, _unusable(error))
         print(f"this is a bug in Polymath: {type(error).__name__}: {error}", file=sys.stderr)
         print("  = POLYMATH_DEBUG=1 shows where; please report it with that output", file=sys.stderr)
         return int(ExitCode.BUG)
+
+
+def _refused(options: argparse.Namespace, error: UserError) -> int:
+    if options.json:
+        print_json({"ok": False, "error": without_secrets(error.message), "fix": error.fix, "exit_code": int(error.exit_code)})
+    else:
+        print(error.render(), file=sys.stderr)
+    return int(error.exit_code)
+
+
+def _unusable(error: OSError) -> UserError:
+    """What the system would not let us do with a file; of one that is only on its way, its folder is named."""
+    from .files import STAGING_PREFIX
+
+    path = Path(os.fsdecode(error.filename))
+    place = path.parent if path.name.startswith(STAGING_PREFIX) else path
+    fix = "the folder must exist, and be one that you may write" if place != path else "look at the path, and at who may read it"
+    return UserError(f"{place} cannot be used: {error.strerror}", exit_code=ExitCode.UNFIT, fix=fix)
 
 
 class _Parser(argparse.ArgumentParser):

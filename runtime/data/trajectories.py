@@ -128,7 +128,7 @@ def json_lines(url: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(
             f"there is no file {url}",
             exit_code=ExitCode.SPEC,
-            fix="correct the path in the spec, or give it: --set domains.<name>.trajectories.0.path=...",
+            fix="correct the path; that of a spec may be given as --set domains.<name>.trajectories.0.path=...",
         ) from error
     except (OSError, ImportError, ValueError) as error:
         raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error

@@ -141,7 +141,7 @@ def summary(found: Mapping[str, Any]) -> str:
         counts = ", ".join(f"{count} {kind}" for kind, count in one["heldout_tasks"].items() if count)
         lines.append(f"{one['source']}: {one['contaminated_rows']} of {one['rows']} rows hold held-out tasks ({counts or 'none'})")
         lines += [f"  row {two['row']} {two['kind']} {two['task']}: {two['question']}" for two in one["examples"]]
-    return "\n".join(lines)
+    return "\n".join(lines) or "there is no training file to compare"
 
 
 def normal_hash(text: str) -> str:

@@ -6,6 +6,7 @@ every one. Imports of the compiler and of slow packages stay inside `run`, so th
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,38 @@ def takes_run(parser: argparse.ArgumentParser) -> None:
     """Where and how a launch runs: `options.run_dir`, `options.port`."""
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: <storage.runs>/<name>)")
     parser.add_argument("--port", type=int, help="port of torchrun's rendezvous (default: a free one)")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of a flag that counts something: no less than `least`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"at least {least}")
+        return number
+
+    return read
+
+
+def number(most: float = math.inf, *, above_zero: bool = False) -> Callable[[str], float]:
+    """The type of a flag that measures something: finite, from 0 to `most`, and not 0 where it must be above that."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        if not (math.isfinite(value) and 0 <= value <= most and (value or not above_zero)):
+            raise argparse.ArgumentTypeError(
+                f"{'above' if above_zero else 'at least'} 0" + (f", at most {most:g}" if most < math.inf else "")
+            )
+        return value
+
+    return read
 
 
 def print_json(value: Any) -> None:

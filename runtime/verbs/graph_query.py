@@ -5,7 +5,7 @@ from typing import Any
 
 from ...specs.diagnostics import ExitCode
 from ..knowledge.kinds import EDGE_KINDS, NODE_KINDS
-from .form import Verb, print_json
+from .form import Verb, print_json, whole_number
 
 SHOWN_CHARACTERS = 100
 
@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", metavar="ID", help="what a node or state leads to")
     parser.add_argument("--to", dest="end", metavar="ID", help="what leads to a node or state")
     parser.add_argument("--edge", choices=EDGE_KINDS, help="follow edges of this kind only")
-    parser.add_argument("--depth", type=int, default=1, help="edges to follow (default 1)")
+    parser.add_argument("--depth", type=whole_number(1), default=1, help="edges to follow (default 1)")
     parser.add_argument("--steps", metavar="TASK", help="the step records below a task, failed branches too")
-    parser.add_argument("--limit", type=int, default=20, help="most lines (default 20)")
+    parser.add_argument("--limit", type=whole_number(1), default=20, help="most lines (default 20)")
 
 
 def run(options: argparse.Namespace) -> int:

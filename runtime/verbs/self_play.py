@@ -7,7 +7,7 @@ from typing import Any
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.generators import GENERATOR_WORLDS
 from ...specs.self_play import PLAYERS, Budget
-from .form import Verb, print_json
+from .form import Verb, number, print_json, whole_number
 
 PROGRESS_EVERY = 50  # proposals
 
@@ -20,22 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", "-o", required=True, metavar="FILE", help="path or URL of the accepted trajectories, JSON Lines"
     )
-    parser.add_argument("--accepted", type=int, default=100, help="accepted tasks that are wanted (default 100)")
+    parser.add_argument("--accepted", type=whole_number(1), default=100, help="accepted tasks that are wanted (default 100)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the generator")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
-    parser.add_argument("--attempts", type=int, default=2, help="attempts at each task (default 2)")
-    parser.add_argument("--rounds", type=int, default=2, help="tasks proposed of a region until one is accepted (default 2)")
-    parser.add_argument("--turns", type=int, default=64, help="most turns of an episode (default 64)")
-    parser.add_argument("--context-tokens", type=int, default=131_072, help="most tokens of a context (default 131072)")
-    parser.add_argument("--slip-rate", type=float, default=0.0, help="how often the scripted solver slips (default 0)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of everything random (default 0)")
+    parser.add_argument("--attempts", type=whole_number(1), default=2, help="attempts at each task (default 2)")
+    parser.add_argument(
+        "--rounds", type=whole_number(1), default=2, help="tasks proposed of a region until one is accepted (default 2)"
+    )
+    parser.add_argument("--turns", type=whole_number(1), default=64, help="most turns of an episode (default 64)")
+    parser.add_argument("--context-tokens", type=whole_number(8), default=131_072, help="most tokens of a context (default 131072)")
+    parser.add_argument("--slip-rate", type=number(1), default=0.0, help="how often the scripted solver slips (default 0)")
     for role in PLAYERS:
         parser.add_argument(f"--{role}", metavar="URL_ENV:MODEL", help=f"an OpenAI-compatible endpoint as {role}; else a program")
     parser.add_argument("--key-env", help="variable that holds the endpoints' key")
     parser.add_argument("--remote", action="store_true", help="consent to send tasks and episodes to another machine")
-    parser.add_argument("--most-tokens", type=int, help="tokens that the endpoints may read and write in all")
-    parser.add_argument("--most-money", type=float, help="money that they may cost, in the unit of --prices")
+    parser.add_argument("--most-tokens", type=whole_number(1), help="tokens that the endpoints may read and write in all")
+    parser.add_argument("--most-money", type=number(above_zero=True), help="money that they may cost, in the unit of --prices")
     parser.add_argument("--prices", default="0,0", metavar="READ,WRITTEN", help="prices of a million tokens")
-    parser.add_argument("--per-minute", type=float, help="most requests in a minute")
+    parser.add_argument("--per-minute", type=number(above_zero=True), help="most requests in a minute")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,8 +92,8 @@ def _settings(texts: list[str]) -> dict[str, Any]:
 
 def _budget(options: argparse.Namespace) -> Budget:
     try:
-        read, written = map(float, options.prices.split(","))
-    except ValueError as error:
+        read, written = map(number(), options.prices.split(","))
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise UserError(f"--prices {options.prices} is not READ,WRITTEN", exit_code=ExitCode.USAGE) from error
     if options.most_money is not None and not (read or written):
         raise UserError("--most-money bounds nothing without prices", exit_code=ExitCode.USAGE, fix="add --prices READ,WRITTEN")

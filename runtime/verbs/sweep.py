@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from ...specs.diagnostics import ExitCode
-from .form import Verb, print_json
+from .form import Verb, print_json, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", type=Path, help="the sweep file")
     parser.add_argument(
-        "--jobs", type=_at_least_one, default=1, metavar="N", help="launches at once, of one seed each (default: 1)"
+        "--jobs", type=whole_number(1), default=1, metavar="N", help="launches at once, of one seed each (default: 1)"
     )
 
 
@@ -47,13 +47,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     print(text, flush=True)  # whoever follows a long sweep in a file sees its lines as they come
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 VERB = Verb(name="sweep", help="run variants of a spec over seeds", add_arguments=add_arguments, run=run)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
-from .form import Verb, print_json
+from .form import Verb, number, print_json, whole_number
 
 FORMS = ("records", "openai", "sharegpt", "parquet")
 SETS = "trajectory files: records, chat rows or ShareGPT rows in JSON Lines, or Parquet files of ours"
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     view = action("view", _view, "trajectory files, graphs, or the folder of a ledger", "the page (default: named after the first)")
     view.add_argument("--tokenizer", default="builtin:bytes", help="what counts tokens, a built-in name or a folder")
     view.add_argument("--graph", help="the graph that the evidence lies in, for its names")
-    view.add_argument("--limit", type=int, default=200, help="most episodes with a timeline (default 200)")
+    view.add_argument("--limit", type=whole_number(0), default=200, help="most episodes with a timeline (default 200)")
 
     convert = action("convert", _convert, SETS, "the file (default: beside the first, named after it)")
     convert.add_argument(
@@ -36,10 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = action("check", _check, "the spec", "where the report goes (default: it is printed alone)")
     check.add_argument("--run", dest="run_folder", type=Path, help="a run, whose own demonstrations are compared too")
-    check.add_argument("--threshold", type=float, default=0.8, help="similarity from which texts are the same (default 0.8)")
+    check.add_argument(
+        "--threshold", type=number(1, above_zero=True), default=0.8, help="similarity from which texts are the same (default 0.8)"
+    )
 
     clean = action("clean", _clean, SETS, "the copy (default: beside the first)")
-    clean.add_argument("--threshold", type=float, default=0.8, help="similarity from which texts are the same (default 0.8)")
+    clean.add_argument(
+        "--threshold", type=number(1, above_zero=True), default=0.8, help="similarity from which texts are the same (default 0.8)"
+    )
     clean.add_argument("--licence", help="SPDX name for records that state no licence")
 
     card = action("card", _card, SETS, "the card (default: beside the first)")

@@ -64,7 +64,17 @@ def test_the_exit_codes_are_frozen() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["compile"], ["validate", "a", "b"], ["launch", "plan", "--port", "x"]])
+SELF_PLAY = ["self-play", "search_walks", "graph.sqlite", "-o", "a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["fly"], ["compile"], ["validate", "a", "b"], ["launch", "plan", "--port", "x"], ["sweep", "a.yaml", "--jobs", "0"]),
+        *([*SELF_PLAY, f"--{flag}"] for flag in ("accepted=-5", "attempts=0", "slip-rate=7", "per-minute=0", "most-money=nan")),
+        *(["graph-query", "graph.sqlite", "--limit=-1"], ["trajectories", "clean", "a.jsonl", "--threshold=80"]),
+    ],
+)
 def test_a_wrong_command_line_exits_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -110,6 +120,16 @@ def test_a_bug_says_so_and_hides_its_traceback(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("POLYMATH_DEBUG", "1")
     with pytest.raises(RuntimeError):
         main(["validate", "my.yaml"])
+
+
+def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "a.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    for output in ("/proc/none.jsonl", "/proc/none/a.jsonl", f"{rows}/a.jsonl"):
+        assert main(["trajectories", "convert", str(rows), "--to", "openai", "-o", output]) == 5, output
+        assert "cannot be used" in capsys.readouterr().err
+    assert main(["trajectories", "convert", str(rows), "--to", "openai", "-o", "/proc/none.jsonl", "--json"]) == 5
+    assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
 def test_an_interrupt_exits_7(monkeypatch: pytest.MonkeyPatch) -> None:
