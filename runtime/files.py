@@ -17,9 +17,37 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..specs.diagnostics import ExitCode, UserError
+from ..specs.locations import local_path, near
 
 STAGING_PREFIX = ".staging-"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def unreadable(url: str, error: Exception, what: str = "file") -> UserError:
+    """The one message for a file or folder that was named and cannot be read, with the name beside it that was likely meant."""
+    path = local_path(url, Path())
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        otherwise = "check its path" if url.startswith(("/", "file:")) else "relative paths start at the folder the command runs in"
+        fix = None if path is None else near(path, url, otherwise)
+        return UserError(f"there is no {what} {url}", exit_code=ExitCode.SPEC, fix=fix)
+    if isinstance(error, IsADirectoryError):
+        return UserError(f"{url} is a folder", exit_code=ExitCode.SPEC, fix="name a file in it")
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(f"{url} cannot be read: {why}", exit_code=ExitCode.SPEC)
+
+
+def check_output(path: Path, example: str) -> None:
+    """Refuse a path that no file can be written to, before any work is done.
+
+    Raises:
+        UserError: exit code 64; it is a folder, or lies below a file.
+    """
+    if path.is_dir():
+        fix = f"name a file in it, such as {path / example}"
+        raise UserError(f"{path} is a folder", exit_code=ExitCode.USAGE, fix=fix)
+    above = next((one for one in path.absolute().parents if one.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UserError(f"{path} cannot be written: {above} is a file", exit_code=ExitCode.USAGE, fix="name another with -o")
 
 
 def sha256_of(path: Path) -> str:

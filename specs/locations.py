@@ -97,8 +97,8 @@ def absolute_url(url: str, root: Path) -> str:
     return url if path is None else str(path)
 
 
-def near(path: Path, url: str) -> str:
-    """What to do about a path that does not exist: the one beside it that was likely meant, or where paths are sought."""
+def near(path: Path, url: str, otherwise: str = "paths are relative to the spec's folder; write another, or --set it") -> str:
+    """What to do about a path that does not exist: the one beside it that was likely meant, or `otherwise`."""
     try:
         siblings = sorted(one.name for one in path.parent.iterdir() if not one.name.startswith("."))
     except (OSError, ValueError):
@@ -106,4 +106,4 @@ def near(path: Path, url: str) -> str:
     guess = suggest(path.name, siblings)
     if guess:
         return f"did you mean `{url.rstrip('/').removesuffix(path.name)}{guess}`?"
-    return "paths are relative to the spec's folder; write another, or --set it"
+    return otherwise

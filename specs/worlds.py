@@ -188,7 +188,12 @@ DATA_WORLDS: dict[str, type] = {  # tasks are rows of files that a spec names
 }
 BUILTIN_WORLDS: dict[str, type] = {**DRAWN_WORLDS, **DATA_WORLDS, **GENERATOR_WORLDS}
 
-NO_MORE_THAN = {"instructions": ("fewest", "most"), "tools": ("objects", "items")}  # the first of two settings than the second
+NO_MORE_THAN = {  # the first of two settings than the second
+    "instructions": ("fewest", "most"),
+    "tools": ("objects", "items"),
+    "constraints": ("fewest", "most"),
+    "search_walks": ("hops", "most_hops"),
+}
 
 
 def build_settings(world: str, settings: Mapping[str, Any], path: Path) -> tuple[Any, list[Problem]]:

@@ -21,6 +21,7 @@ import fsspec
 from ...specs.build import is_finite_number
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import TrajectorySource
+from ..files import unreadable
 from ..worlds.protocol import Message
 from .template import call_arguments
 
@@ -124,14 +125,8 @@ def json_lines(url: str) -> Iterator[tuple[int, bytes]]:
     try:
         with fsspec.open(url, "rb") as stream:
             yield from enumerate(stream, start=1)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"there is no file {url}",
-            exit_code=ExitCode.SPEC,
-            fix="correct the path; that of a spec may be given as --set domains.<name>.trajectories.0.path=...",
-        ) from error
     except (OSError, ImportError, ValueError) as error:
-        raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
+        raise unreadable(url, error) from error
 
 
 def read_json(line: bytes, row: int) -> dict[str, Any]:

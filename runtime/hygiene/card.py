@@ -111,7 +111,8 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "Not compared with any held-out tasks."
     rows = sum(one["contaminated_rows"] for one in found["sources"])
-    return f"{rows} rows hold one of {json.dumps(found['heldout_tasks'])} held-out tasks at a similarity of {found['threshold']:g}."
+    how = "in the same words" if found["threshold"] is None else f"at a similarity of {found['threshold']:g}"
+    return f"{rows} rows hold one of {json.dumps(found['heldout_tasks'])} held-out tasks {how}."
 
 
 def _row(name: str, values: list[int]) -> str:

@@ -25,6 +25,7 @@ SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool
 CALLS = "function_call"  # ShareGPT's role of an assistant that calls tools
 ROLES = {name: role for role, name in SHAREGPT_ROLES.items()} | {CALLS: "assistant", "tool": "tool", "user": "user"}
 PARQUET_BATCH = 256  # records
+NO_ROWS = {b"SQLite format 3": "a graph", b"PAR1": "a Parquet file", b"BZh": "packed (bzip2)", b"\x1f\x8b": "packed (gzip)"}
 
 
 def to_openai(record: TrajectoryRecord) -> dict[str, Any]:
@@ -103,6 +104,10 @@ def read_any(url: str) -> Iterator[TrajectoryRecord]:
     for row, line in json_lines(url):
         if not line.strip():
             continue
+        if empty and (kind := next((name for magic, name in NO_ROWS.items() if line.startswith(magic)), None)):
+            raise UserError(
+                f"{url} is {kind}", exit_code=ExitCode.SPEC, fix="trajectories are read from JSON Lines, or from *.parquet"
+            )
         empty = False
         try:
             data = read_json(line, row)

@@ -24,7 +24,7 @@ from typing import Any
 import fsspec
 
 from ...specs.diagnostics import ExitCode, UserError
-from ..files import full_disk_is_clear, sync_folder
+from ..files import full_disk_is_clear, sync_folder, unreadable
 from .kinds import EdgeKind, NodeKind
 
 LICENCES = "licences"  # noted: SPDX names of what was imported
@@ -104,19 +104,26 @@ class GraphStore:
         """A new file, or the one that is there to go on with.
 
         Raises:
-            UserError: what is there is no graph of this version.
+            UserError: exit code 3; what is there is no graph of this version, or nothing can be written there.
         """
         if path.exists():
             return cls.open(str(path), writable=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".staging-{path.name}")
-        staging.unlink(missing_ok=True)
-        with full_disk_is_clear(path):
-            connection = sqlite3.connect(staging)
-            connection.executescript(_SCHEMA)
-            connection.close()
-            staging.rename(path)
-            sync_folder(path.parent)
+        try:
+            with full_disk_is_clear(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                staging.unlink(missing_ok=True)
+                connection = sqlite3.connect(staging)
+                connection.executescript(_SCHEMA)
+                connection.close()
+                staging.rename(path)
+                sync_folder(path.parent)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UserError(
+                f"no graph can be made at {path}: {getattr(error, 'strerror', None) or error}",
+                exit_code=ExitCode.SPEC,
+                fix="name a file in a folder that can be written to",
+            ) from error
         return cls.open(str(path), writable=True)
 
     @classmethod
@@ -137,7 +144,7 @@ class GraphStore:
                 with fsspec.open(url, "rb") as source, path.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
             except (OSError, ImportError, ValueError) as error:
-                raise _unusable(url, f"it cannot be read: {error}") from error
+                raise unreadable(url, error) from error
         _check_header(path, url)
         mode = "rw" if writable else "ro"
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, check_same_thread=False)
@@ -272,7 +279,7 @@ def _check_header(path: Path, url: str) -> None:
         with path.open("rb") as stream:
             header = stream.read(100)
     except OSError as error:
-        raise _unusable(url, error.strerror or str(error)) from error
+        raise unreadable(url, error) from error
     if len(header) < 100 or not header.startswith(SQLITE_MAGIC):
         raise _unusable(url, "it is no SQLite file")
     page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")

@@ -9,6 +9,7 @@ import gzip
 import html
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,9 @@ from typing import IO, Any
 from xml.etree import ElementTree
 
 from ...specs.diagnostics import ExitCode, UserError
-from ..data.trajectories import bad_row, json_lines, read_json
+from ...specs.locations import is_url
+from ..data.trajectories import RowError, bad_row, json_lines, read_json
+from ..files import unreadable
 from ..worlds.graph import KnowledgeActionGraph
 from .branches import add_attempt
 from .conversions import read_any
@@ -45,6 +48,14 @@ _DISAMBIGUATION = re.compile(
 )
 _INTERWIKI = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:(?=\S)")
 DEEPEST_REDIRECT = 4
+TAKEN_FIELDS, GIVEN_FIELDS = ("parameters", "inputSchema", "input_schema"), ("response", "outputSchema")  # of a function schema
+ENDS_EARLY = (3, 5)  # expat's codes: no element found, unclosed token
+TAKES: Mapping[ImportKind, str] = {
+    "documents": f"a folder of {', '.join(DOCUMENT_SUFFIXES)} files, each of at most {MOST_DOCUMENT_BYTES >> 20} MiB",
+    "wiki": "a MediaWiki export in UTF-8 (.xml, .xml.bz2, .xml.gz), or JSON Lines of `title` and `text` (.jsonl)",
+    "tools": "JSON or JSON Lines of function schemas (OpenAI's, MCP's or bare), or a folder of such files",
+    "trajectories": "JSON Lines of records, chat rows or ShareGPT rows",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,15 +84,38 @@ def import_into(store: GraphStore, kind: ImportKind, source: str, licence: str |
         licence: SPDX name; every episode that is played over the graph states the licences of all that it was made of.
 
     Raises:
-        UserError: exit code 3; the source is missing, or holds nothing that can be read.
+        UserError: exit code 3; the source is missing, empty, damaged or of another kind, or holds nothing that can be read.
     """
-    count = {"documents": _documents, "wiki": _wiki, "tools": _tools, "trajectories": _trajectories}[kind](store, source)
+    if kind != "trajectories":
+        _check_source(kind, source)
+    try:
+        count = {"documents": _documents, "wiki": _wiki, "tools": _tools, "trajectories": _trajectories}[kind](store, source)
+    except OSError as error:
+        raise unreadable(str(error.filename or source), error) from error
     if not count:
-        raise UserError(f"{source} holds no {kind} that can be read", exit_code=ExitCode.SPEC)
+        raise _wrong(kind, f"{source} holds no {'pages' if kind == 'wiki' else kind} that can be read")
     if licence is not None:
         store.note(LICENCES, sorted({licence, *(store.noted(LICENCES) or ())}))
     store.commit()
     return count
+
+
+def _check_source(kind: ImportKind, source: str) -> None:
+    path = Path(source)
+    if is_url(source):
+        raise _wrong(kind, f"{source} is a URL, and only trajectories are read from one; copy it here first")
+    if not path.exists():
+        raise unreadable(source, FileNotFoundError(), "folder" if kind == "documents" else "file")
+    if kind == "documents" and not path.is_dir():
+        raise _wrong(kind, f"{source} is a file")
+    if kind == "wiki" and path.is_dir():
+        raise _wrong(kind, f"{source} is a folder")
+    if path.is_file() and not path.stat().st_size:
+        raise _wrong(kind, f"{source} is empty")
+
+
+def _wrong(kind: ImportKind, what: str) -> UserError:
+    return UserError(what, exit_code=ExitCode.SPEC, fix=f"`{kind}` takes {TAKES[kind]}")
 
 
 def add_pages(store: GraphStore, pages: Iterator[Page] | list[Page], origin: str) -> int:
@@ -126,8 +160,6 @@ def first_upper(title: str) -> str:
 
 def _documents(store: GraphStore, source: str) -> int:
     root = Path(source)
-    if not root.is_dir():
-        raise UserError(f"{source} is no folder", exit_code=ExitCode.SPEC)
     paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in DOCUMENT_SUFFIXES and path.is_file()]
     return add_pages(store, [_document(root, path) for path in paths if path.stat().st_size <= MOST_DOCUMENT_BYTES], source)
 
@@ -163,7 +195,10 @@ def _wiki(store: GraphStore, source: str) -> int:
 
 def _jsonl_pages(source: str) -> Iterator[Page]:
     for row, line in json_lines(source):
-        data = read_json(line, row)
+        try:
+            data = read_json(line, row)
+        except RowError as error:
+            raise bad_row(source, row, str(error)) from None
         if not isinstance(data.get("title"), str) or not isinstance(data.get("text"), str):
             raise bad_row(source, row, "a page has the texts `title` and `text`")
         yield wiki_page(data["title"], data["text"])
@@ -190,8 +225,12 @@ def _dump_pages(source: str) -> Iterator[Page]:
                     yield from _article(page, tuple(namespaces))
                     page = {}
                     root.clear()  # else the empty pages of a dump stay
-    except (OSError, EOFError, ElementTree.ParseError) as error:
-        raise UserError(f"{source} cannot be read as a MediaWiki export: {error}", exit_code=ExitCode.SPEC) from error
+    except (OSError, EOFError, zlib.error, ElementTree.ParseError) as error:
+        said = f"{source} cannot be read as a MediaWiki export: {error}"
+        if isinstance(error, EOFError) or getattr(error, "code", None) in ENDS_EARLY:
+            fix = "it ends too early; copy it again, and compare its checksum with that of where it comes from"
+            raise UserError(said, exit_code=ExitCode.SPEC, fix=fix) from error
+        raise _wrong("wiki", said) from error
 
 
 def _article(page: Mapping[str, str], namespaces: tuple[str, ...]) -> Iterator[Page]:
@@ -206,8 +245,11 @@ def _article(page: Mapping[str, str], namespaces: tuple[str, ...]) -> Iterator[P
 
 
 def _unpacked(path: Path) -> IO[bytes]:
-    opened = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
-    return opened(path, "rb") if opened else path.open("rb")
+    """A file's bytes, unpacked by how they begin, whatever it is called."""
+    with path.open("rb") as stream:
+        begins = stream.read(3)
+    opened = bz2.open if begins == b"BZh" else gzip.open if begins[:2] == b"\x1f\x8b" else open
+    return opened(path, "rb")
 
 
 def wiki_page(title: str, markup: str, namespaces: tuple[str, ...] = NO_PAGE) -> Page:
@@ -302,8 +344,8 @@ def add_tool(store: GraphStore, tool: Mapping[str, Any]) -> str:
     """Add a tool: it depends on the fields that it takes and produces those that it returns. Returns the id of its node."""
     function = tool.get("function", tool)
     action = store.add("action", str(function["name"]), json.dumps(tool, ensure_ascii=False))
-    takes = function.get("parameters") or function.get("inputSchema") or function.get("input_schema") or {}
-    gives = function.get("response") or function.get("outputSchema") or {}
+    takes = next((found for name in TAKEN_FIELDS if (found := function.get(name))), {})
+    gives = next((found for name in GIVEN_FIELDS if (found := function.get(name))), {})
     for name in takes.get("properties") or {}:
         store.link("depends-on", action, store.add("entity", name), required=name in (takes.get("required") or []))
     for name in gives.get("properties") or {}:
@@ -327,18 +369,36 @@ def add_world(store: GraphStore, graph: KnowledgeActionGraph) -> None:
 
 def _tool_documents(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         try:
             found = json.loads(text)
         except json.JSONDecodeError:
             found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as tool documents: {error}", exit_code=ExitCode.SPEC) from error
+    except UnicodeDecodeError as error:
+        raise _wrong("tools", f"{path} is not UTF-8 (byte {error.start})") from error
+    except (ValueError, RecursionError) as error:
+        raise _wrong("tools", f"{path} cannot be read as tool documents: {error}") from error
     found = found.get("tools", [found]) if isinstance(found, dict) else found
-    for tool in found:
-        if not isinstance(tool, dict) or not isinstance(tool.get("function", tool).get("name"), str):
-            raise UserError(f"{path} holds what is no tool document: it has no `name`", exit_code=ExitCode.SPEC)
+    if not isinstance(found, list):
+        raise _wrong("tools", f"{path} is neither an object nor a list")
+    for number, tool in enumerate(found, start=1):
+        if problem := _problem_of(tool):
+            raise _wrong("tools", f"{path}, tool {number}: {problem}")
         yield tool
+
+
+def _problem_of(tool: Any) -> str | None:
+    """What keeps a document from being a function schema; None where nothing does."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return "it has no `name`"
+    for field_name in (*TAKEN_FIELDS, *GIVEN_FIELDS):
+        schema = function.get(field_name) or {}
+        if not isinstance(schema, dict) or not isinstance(schema.get("properties") or {}, dict):
+            return f"`{field_name}` is no JSON schema of an object"
+        if not isinstance(schema.get("required") or [], list):
+            return f"`{field_name}.required` is no list"
+    return None
 
 
 def _trajectories(store: GraphStore, source: str) -> int:

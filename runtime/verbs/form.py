@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...specs.locations import is_url
+
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
     """For verbs that take none."""
@@ -46,6 +48,13 @@ def takes_run(parser: argparse.ArgumentParser) -> None:
     """Where and how a launch runs: `options.run_dir`, `options.port`."""
     parser.add_argument("--run-dir", type=Path, help="folder of the run (default: <storage.runs>/<name>)")
     parser.add_argument("--port", type=int, help="port of torchrun's rendezvous (default: a free one)")
+
+
+def local_file(text: str) -> Path:
+    """The type of an argument that is a path on this machine, never a URL."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is a URL; name a file on this machine")
+    return Path(text)
 
 
 def whole_number(least: int) -> Callable[[str], int]:

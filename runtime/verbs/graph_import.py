@@ -1,17 +1,16 @@
 """graph-import: add a corpus, tools or trajectories to a knowledge-action graph."""
 
 import argparse
-from pathlib import Path
 
 from ...specs.diagnostics import ExitCode, UserError
 from ..knowledge.kinds import IMPORT_KINDS
-from .form import Verb, print_json
+from .form import Verb, local_file, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=IMPORT_KINDS, help="what the source holds")
     parser.add_argument("source", help="folder or file; trajectories may be a URL")
-    parser.add_argument("graph", type=Path, help="file of the graph; made where it is not there")
+    parser.add_argument("graph", type=local_file, help="file of the graph; made where it is not there")
     parser.add_argument("--licence", help="SPDX name of the source's licence; episodes over the graph state it")
 
 
@@ -25,8 +24,8 @@ def run(options: argparse.Namespace) -> int:
         with GraphStore.create(options.graph) as store:
             count = import_into(store, options.kind, options.source, options.licence)
     except UserError:
-        if is_new:
-            options.graph.unlink(missing_ok=True)  # nothing is in it
+        if is_new and options.graph.exists():
+            options.graph.unlink()  # nothing is in it
         raise
     if options.json:
         print_json({"ok": True, "graph": str(options.graph), "imported": count})

@@ -6,8 +6,9 @@ from typing import Any
 
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.generators import GENERATOR_WORLDS
+from ...specs.locations import is_url
 from ...specs.self_play import PLAYERS, Budget
-from .form import Verb, number, print_json, whole_number
+from .form import Verb, local_file, number, print_json, whole_number
 
 PROGRESS_EVERY = 50  # proposals
 
@@ -15,7 +16,7 @@ PROGRESS_EVERY = 50  # proposals
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("generator", choices=[*GENERATOR_WORLDS], help="what writes the tasks")
     parser.add_argument(
-        "graph", type=Path, help="graph to draw from and to write back to; filled by the generator where it is empty"
+        "graph", type=local_file, help="graph to draw from and to write back to; filled by the generator where it is empty"
     )
     parser.add_argument(
         "--output", "-o", required=True, metavar="FILE", help="path or URL of the accepted trajectories, JSON Lines"
@@ -44,21 +45,27 @@ def run(options: argparse.Namespace) -> int:
     """Write tasks over a graph, solve them, and keep what passes every check; a later run goes on where this one stops."""
     import sys
 
+    from ..files import check_output
     from ..knowledge.generators.registry import make_generator
     from ..knowledge.graph import GraphStore
     from ..knowledge.player import Bounds, Player
     from ..knowledge.records import write_records
     from ..knowledge.roles import Roles, Spending
-    from ..knowledge.selfplay import Goal, Report, accepted, self_play
+    from ..knowledge.selfplay import NOTHING, Goal, Report, accepted, self_play
 
     def on_progress(report: Report) -> None:
         if report.proposed % PROGRESS_EVERY == 0:
             print(f"{report.accepted} of {options.accepted} accepted, {report.proposed} proposed", file=sys.stderr)
 
+    if not is_url(options.output):
+        check_output(Path(options.output), f"{options.generator}.jsonl")
+    settings = _settings(options.set)
+    if "graph" in settings:
+        raise UserError("--set graph is not read here", exit_code=ExitCode.USAGE, fix="name the graph itself, after the generator")
     spending = Spending(_budget(options))
     models = {role: _model(options, role) for role in PLAYERS}
     with GraphStore.create(options.graph) as store:
-        generator = make_generator(options.generator, _settings(options.set), store)
+        generator = make_generator(options.generator, settings, store)
         goal = Goal(accepted=options.accepted, seed=options.seed, attempts=options.attempts, rounds=options.rounds)
         roles = Roles(**models, spending=spending, slip_rate=options.slip_rate)
         bounds = Bounds(turns=options.turns, context_tokens=options.context_tokens)
@@ -72,6 +79,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"{name}: {', '.join(f'{count} {what}' for what, count in sorted(counts.items())) or 'none'}")
         if report.stopped:
             print(f"stopped early: {report.stopped}", file=sys.stderr)
+            if report.outcomes[NOTHING] == report.proposed:
+                what = f"{options.graph} gives {options.generator} nothing to ask"
+                print(f"  = {what}: docs/trajectories.md says what it needs", file=sys.stderr)
     return ExitCode.FAILED if report.stopped else ExitCode.OK
 
 

@@ -58,18 +58,23 @@ def run(options: argparse.Namespace) -> int:
 def _view(options: argparse.Namespace) -> int:
     """Write one page to look at."""
     from ...specs.model import Model
-    from ..data.tokenizers import load_tokenizer, load_tokenizer_folder
+    from ..data.tokenizers import BUILTIN_FOLDERS, load_tokenizer, load_tokenizer_folder
+    from ..files import check_output
     from ..knowledge.graph import GraphStore
     from ..report.trajectories.episodes import episodes_of
     from ..report.trajectories.page import write_page
 
+    first = Path(options.paths[0])
+    output = options.output or Path(f"{first.name.partition('.')[0] or 'trajectories'}.html")
+    check_output(output, "trajectories.html")
     if options.tokenizer.startswith("builtin:"):
+        if options.tokenizer not in BUILTIN_FOLDERS:
+            fix = f"built in are {', '.join(BUILTIN_FOLDERS)}"
+            raise UserError(f"no tokenizer is called {options.tokenizer}", exit_code=ExitCode.USAGE, fix=fix)
         tokenizer = load_tokenizer(Model(family="qwen3_moe", checkpoint="random", tokenizer=options.tokenizer))
     else:
         tokenizer = load_tokenizer_folder(Path(options.tokenizer))
     graph = GraphStore.open(options.graph) if options.graph else None
-    first = Path(options.paths[0])
-    output = options.output or Path(f"{first.name.partition('.')[0] or 'trajectories'}.html")
     episodes = (one for source in options.paths for one in episodes_of(source, tokenizer, graph))
     title = ", ".join(Path(path).name for path in options.paths)
     counts = write_page(output, title, episodes, counted_by=options.tokenizer, most=options.limit)
@@ -94,10 +99,13 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Say whether training data holds held-out tasks."""
+    from ..files import check_output
     from ..hygiene.contamination import report, summary
 
     if len(options.paths) != 1:
-        raise UserError("check takes one spec", exit_code=ExitCode.USAGE)
+        raise UserError("check takes one spec", exit_code=ExitCode.USAGE, fix="run it once for each")
+    if options.output is not None:
+        check_output(options.output, "contamination.json")
     heldout, sources = _compare(Path(options.paths[0]), options.run_folder, options.threshold)
     found = report(heldout, sources)
     if options.output is not None:
@@ -163,17 +171,23 @@ def _clean(options: argparse.Namespace) -> int:
 
 def _card(options: argparse.Namespace) -> int:
     """Write a dataset card."""
-    from ..files import write_text
+    from ..files import check_output, unreadable, write_text
     from ..hygiene.card import contents_of, write_card
 
     first = Path(options.paths[0])
     output = options.output or first.with_name(f"{first.stem}.card.md")
+    check_output(output, f"{first.stem}.card.md")
     contamination = None
     if options.contamination is not None:
         try:
             contamination = json.loads(options.contamination.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{options.contamination} is no report of check: {error}", exit_code=ExitCode.USAGE) from error
+        except OSError as error:
+            raise unreadable(str(options.contamination), error) from error
+        except ValueError:
+            contamination = None
+        if not isinstance(contamination, dict) or not contamination.keys() >= {"threshold", "heldout_tasks", "sources"}:
+            fix = "polymath trajectories check SPEC -o contamination.json writes one"
+            raise UserError(f"{options.contamination} is no report of check", exit_code=ExitCode.USAGE, fix=fix)
     found = contents_of(options.paths)
     write_text(output, write_card(first.stem, found, contamination))
     return _say(options, {"ok": True, "card": str(output), "rows": found.rows}, str(output))
@@ -183,9 +197,12 @@ def _written(
     options: argparse.Namespace, ending: str, write: Callable[[str, Iterable[Any]], int], records: Iterable[Any]
 ) -> tuple[Path, int]:
     """Where records went, whole or not at all, and how many they were."""
+    from ..files import check_output
+
     first = Path(options.paths[0])
     output: Path = options.output or first.with_name(f"{first.stem}{ending}")
-    if str(output) in options.paths:
+    check_output(output, f"{first.stem}{ending}")
+    if output.resolve() in [Path(one).resolve() for one in options.paths]:
         raise UserError(f"{output} would overwrite what is read", exit_code=ExitCode.USAGE, fix="name another with -o")
     staging = output.with_name(f".staging-{output.name}")
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 
 from ...specs.diagnostics import ExitCode, UserError
+from ..files import unreadable
 from .base import is_heldout
 from .protocol import Episode, Message, Solver, Split, Step, Task, WorldError
 
@@ -33,7 +34,7 @@ def read_json_lines(url: str) -> list[dict[str, Any]]:
                 if line.strip():
                     rows.append(_row(url, number, line))
     except (OSError, ImportError) as error:
-        raise UserError(f"{url} cannot be read: {error}", exit_code=ExitCode.SPEC) from error
+        raise unreadable(url, error) from error
     if not rows:
         raise UserError(f"{url} is empty", exit_code=ExitCode.SPEC)
     return rows

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....specs.build import from_json
 from ....specs.diagnostics import ExitCode, UserError
-from ....specs.generators import GENERATOR_WORLDS
+from ....specs.hints import show_path
+from ....specs.worlds import build_settings
 from ..graph import GraphStore
 from .base import TaskGenerator
 from .constraints import Constraints
@@ -38,10 +38,10 @@ def make_generator(name: str, settings: Mapping[str, Any], store: GraphStore | N
     if name not in GENERATORS:
         fix = f"generators: {', '.join(GENERATORS)}"
         raise UserError(f"no generator is called `{name}`", exit_code=ExitCode.SPEC, fix=fix)
-    try:
-        read = from_json(GENERATOR_WORLDS[name], dict(settings))
-    except ValueError as error:
-        raise UserError(f"settings of generator `{name}`: {error}", exit_code=ExitCode.SPEC) from error
+    read, problems = build_settings(name, settings, ())
+    if problems:
+        said = "; ".join(f"{show_path(one.path) or 'the value'}: {one.detail}" for one in problems)
+        raise UserError(f"settings of generator `{name}`: {said}", exit_code=ExitCode.SPEC, fix=problems[0].fix)
     if store is None:
         store = GraphStore.open(read.graph) if getattr(read, "graph", None) else scratch_graph()
     kind = GENERATORS[name].chosen(read)

@@ -142,9 +142,9 @@ def _of_ledger(folder: Path, tokenizer: ChatTokenizer) -> Iterator[Episode]:
     batches = sorted(int(one.parent.name) for one in folder.glob(f"*/{MANIFEST}") if one.parent.name.isdigit())
     if not batches:
         raise UserError(
-            f"{folder} holds no rollout batch",
+            f"{folder} is a folder without rollout batches" if folder.is_dir() else f"there is no folder {folder}",
             exit_code=ExitCode.USAGE,
-            fix="name a job's folder of batches, such as runs/my-run/jobs/distill-.../batches",
+            fix="name a file of trajectories, or a job's folder of batches, such as runs/my-run/jobs/distill-.../batches",
         )
     ledger = Ledger(folder)
     for index in batches:

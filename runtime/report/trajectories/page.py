@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ....specs.diagnostics import ExitCode, UserError
 from ...files import full_disk_is_clear
 from ..markup import Markup, tag
 from .episodes import Episode
@@ -22,7 +23,7 @@ def write_page(path: Path, title: str, episodes: Iterable[Episode], *, counted_b
     """Write the page; of the first `most` episodes with their timelines, of all with their numbers. Returns the counts.
 
     Raises:
-        UserError: the disk is full.
+        UserError: there is no episode (exit 3), or the disk is full.
     """
     facts: list[dict[str, Any]] = []
     contents: list[dict[str, Any]] = []
@@ -30,6 +31,8 @@ def write_page(path: Path, title: str, episodes: Iterable[Episode], *, counted_b
         facts.append(episode.facts)
         if len(contents) < most:
             contents.append(episode.content)
+    if not facts:
+        raise UserError(f"{title} holds no episode", exit_code=ExitCode.SPEC, fix="self-play and graph-import add some")
     text = render(title, {"counted_by": counted_by, "facts": facts, "contents": contents})
     with full_disk_is_clear(path):
         path.parent.mkdir(parents=True, exist_ok=True)
