@@ -31,7 +31,7 @@ def unreadable(url: str, error: Exception, what: str = "file") -> UserError:
         fix = None if path is None else near(path, url, otherwise)
         return UserError(f"there is no {what} {url}", exit_code=ExitCode.SPEC, fix=fix)
     if isinstance(error, IsADirectoryError):
-        return UserError(f"{url} is a folder", exit_code=ExitCode.SPEC, fix="name a file in it")
+        return UserError(f"{url} cannot be read: it is a folder", exit_code=ExitCode.SPEC, fix="name a file in it")
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return UserError(f"{url} cannot be read: {why}", exit_code=ExitCode.SPEC)
 
