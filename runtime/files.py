@@ -37,17 +37,14 @@ def unreadable(url: str, error: Exception, what: str = "file") -> UserError:
 
 
 def check_output(path: Path, example: str) -> None:
-    """Refuse a path that no file can be written to, before any work is done.
+    """Refuse a folder where a file is to be written, before any work is done.
 
     Raises:
-        UserError: exit code 64; it is a folder, or lies below a file.
+        UserError: exit code 64.
     """
     if path.is_dir():
         fix = f"name a file in it, such as {path / example}"
         raise UserError(f"{path} is a folder", exit_code=ExitCode.USAGE, fix=fix)
-    above = next((one for one in path.absolute().parents if one.exists()), None)
-    if above is not None and not above.is_dir():
-        raise UserError(f"{path} cannot be written: {above} is a file", exit_code=ExitCode.USAGE, fix="name another with -o")
 
 
 def sha256_of(path: Path) -> str:

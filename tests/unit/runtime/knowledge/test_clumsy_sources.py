@@ -137,7 +137,7 @@ def test_a_question_without_an_answer_says_so(here: Path, capsys: pytest.Capture
         (["view", "docz"], 3, ("there is no file docz", "did you mean `docs`?")),
         (["view", "none.sqlite"], 3, ("holds no episode", "self-play")),
         (["view", "rows.jsonl", "-o", "docs"], 64, ("docs is a folder", "docs/trajectories.html")),
-        (["view", "rows.jsonl", "-o", "wiki.xml/a.html"], 64, ("is a file", "-o")),
+        (["view", "rows.jsonl", "-o", "wiki.xml/a.html"], 5, ("wiki.xml cannot be used", "look at the path")),
         (["view", "rows.jsonl", "--tokenizer", "builtin:words"], 64, ("builtin:words", "builtin:bytes")),
         (["clean", "none.sqlite"], 3, ("is a graph", "JSON Lines")),
         (["clean", "rows.jsonl", "-o", "docs"], 64, ("docs is a folder", "docs/rows.clean.jsonl")),
