@@ -30,7 +30,8 @@ COLLECTIVE_TIMEOUT_SECONDS = 1800  # a rank may wait while another finishes its 
 def start_distributed() -> None:
     """Join the ranks of this torchrun invocation, once for all its jobs."""
     init_logger()
-    titan_distributed.init_distributed(_communication())
+    # Ranks agree on more than what lies on a device; on CPUs there is one backend for both.
+    titan_distributed.init_distributed(_communication(), enable_cpu_backend=not bootstrap.ON_CPU)
 
 
 def build_trainer(context: JobContext, optimization: Optimization, *, steps: int) -> PolymathTrainer:

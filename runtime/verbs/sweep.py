@@ -5,7 +5,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from ...specs.diagnostics import ExitCode
+from ...specs.diagnostics import ExitCode, UserError
 from .form import Verb, print_json, whole_number
 
 
@@ -25,6 +25,12 @@ def run(options: argparse.Namespace) -> int:
 
     compiled = compile_sweep(options.sweep)
     sweep, folder = compiled.sweep, compiled.folder
+    if options.jobs > 1 and any(variant.plan.cluster.accelerator != "cpu" for variant in compiled.variants):
+        raise UserError(
+            f"--jobs {options.jobs}: launches side by side would take the same GPUs of this machine",
+            exit_code=ExitCode.USAGE,
+            fix="leave --jobs out: every launch has all devices of its plan",
+        )
     runs: list[SweepRun] = []
     for variant in compiled.variants:
         run_dir = run_dir_of(folder, variant.at, variant.seed)

@@ -14,6 +14,7 @@ import pytest
 from polymath.compiler.driver import publish
 from polymath.compiler.plan import Job, read_plan
 from polymath.compiler.sweep import compile_sweep
+from polymath.runtime.cli import main
 from polymath.runtime.files import describe_files, write_json
 from polymath.runtime.jobs import DONE, STOP_REQUEST, Outcome
 from polymath.runtime.launch.process import Group
@@ -229,6 +230,17 @@ def test_seeds_run_side_by_side_and_rows_of_a_seed_never(parts: SweepParts, said
     launcher.start = start  # type: ignore[method-assign]
     assert go(parts, launcher, said, at_once=2) == ExitCode.OK
     assert figures_of(parts)["complete"]
+
+
+def test_launches_side_by_side_on_gpus_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one_gpu.yaml").write_text(SMOKE.with_name("one_gpu.yaml").read_text())
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("polymath_sweep: 1\nname: small\nbase: one_gpu.yaml\nseeds: [1, 2]\nrows:\n  routed: {title: Routed}\n")
+    assert main(["sweep", str(sweep), "--jobs", "2"]) == ExitCode.USAGE
+    assert "--jobs 2: launches side by side would take the same GPUs" in capsys.readouterr().err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["one_gpu.yaml", "sweep.yaml"]
 
 
 def test_a_stopped_sweep_says_how_to_go_on_and_goes_on(parts: SweepParts, said: list[str]) -> None:
