@@ -50,7 +50,10 @@ class PublishingCheckpointManager(CheckpointManager):
         enable_garbage_collection: bool = False,
         to_hf: bool = False,
     ) -> None:
-        """Save synchronously into a staging folder, then publish. Collective; a failure of the first rank is raised on all."""
+        """Save synchronously into a staging folder, then publish. Collective.
+
+        A failure to save is raised on all ranks; one to publish on the first alone, with which torchrun ends the others.
+        """
         assert async_mode == AsyncMode.DISABLED
         final = Path(checkpoint_id)
         staging = staging_folder(final)

@@ -9,6 +9,11 @@ from ...compiler.plan import Job, Plan, read_plan
 from ..jobs import is_done
 
 
+def point(at: float) -> str:
+    """A point of the axis in words and names of files: no two points share one, however close they lie."""
+    return f"{at:.15g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
     """A row at a seed, and at a point where the sweep has an axis. All rows of a seed (and point) share a run directory, and so
@@ -29,7 +34,7 @@ class SweepRun:
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{self.row}{'' if self.at is None else f' at {self.at:g}'}, seed {self.seed}"
+        return f"{self.row}{'' if self.at is None else f' at {point(self.at)}'}, seed {self.seed}"
 
     def evaluation(self, subject: str) -> Job:
         """The job that evaluates a model of this run."""
@@ -66,7 +71,7 @@ class SweepParts:
 
 def run_dir_of(folder: Path, at: float | None, seed: int) -> Path:
     """Where all rows of a seed run, at a point where there is one."""
-    return (folder if at is None else folder / f"at-{at:g}") / f"seed-{seed}"
+    return (folder if at is None else folder / f"at-{point(at)}") / f"seed-{seed}"
 
 
 def plan_folder_of(run_dir: Path, row: str) -> Path:

@@ -17,7 +17,7 @@ from ..launch.process import Launcher
 from ..launch.progress import PlainView, duration
 from ..launch.run import POLL_SECONDS, StopRequests, launch_plan, stop_requests
 from .figures import Figures
-from .parts import SweepParts, SweepRun
+from .parts import SweepParts, SweepRun, point
 from .show import PLOT, TABLE, gain_text, write_results
 
 Say = Callable[[str], None]
@@ -96,8 +96,8 @@ class _Sweep:
             return launch_plan(run.plan_folder, run_dir=run.run_dir, launcher=self.launcher, stops=self.stops, view=view)
 
     def _log(self, run: SweepRun) -> Path:
-        point = "" if run.at is None else f".at-{run.at:g}"
-        return self.parts.folder / "logs" / f"{run.row}{point}.seed-{run.seed}.log"
+        where = "" if run.at is None else f".at-{point(run.at)}"
+        return self.parts.folder / "logs" / f"{run.row}{where}.seed-{run.seed}.log"
 
     def _take(self, ended: set[Future[int]]) -> None:
         for future in ended:

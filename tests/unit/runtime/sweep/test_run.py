@@ -295,3 +295,10 @@ def test_rows_that_tried_other_tasks_are_not_compared(parts: SweepParts, said: l
     write_json(folder / DONE, {**done, "files": describe_files(folder, ["result.json"])})
     with pytest.raises(UserError, match="different tasks of `tools`"):
         Figures(parts).gather()
+
+
+def test_no_two_points_of_an_axis_share_a_folder() -> None:
+    points = (2, 0.1, 1 / 3, 131_072, 1_048_576, 1_048_577, 2_097_153.5, 1e-9)
+    folders = {run_dir_of(Path("sweep"), at, 7) for at in points}
+    assert len(folders) == len(points)
+    assert Path("sweep/at-2/seed-7") in folders and Path("sweep/at-1048577/seed-7") in folders
