@@ -17,7 +17,9 @@ from typing import IO, Any
 from xml.etree import ElementTree
 
 from ...specs.diagnostics import ExitCode, UserError
+from ...specs.load import load_spec
 from ...specs.locations import is_url
+from ...specs.worlds import BUILTIN_WORLDS
 from ..data.trajectories import RowError, bad_row, json_lines, read_json
 from ..files import unreadable
 from ..worlds.graph import KnowledgeActionGraph
@@ -55,6 +57,7 @@ TAKES: Mapping[ImportKind, str] = {
     "wiki": "a MediaWiki export in UTF-8 (.xml, .xml.bz2, .xml.gz), or JSON Lines of `title` and `text` (.jsonl)",
     "tools": "JSON or JSON Lines of function schemas (OpenAI's, MCP's or bare), or a folder of such files",
     "trajectories": "JSON Lines of records, chat rows or ShareGPT rows",
+    "worlds": "a spec with a domain whose world has a graph of its own, such as `search`",
 }
 
 
@@ -78,7 +81,7 @@ class Link:
 
 
 def import_into(store: GraphStore, kind: ImportKind, source: str, licence: str | None = None) -> int:
-    """Add a source to a graph and commit; returns how many documents, pages, tools or trajectories it held.
+    """Add a source to a graph and commit; returns how many documents, pages, tools, trajectories or worlds it held.
 
     Args:
         licence: SPDX name; every episode that is played over the graph states the licences of all that it was made of.
@@ -89,7 +92,8 @@ def import_into(store: GraphStore, kind: ImportKind, source: str, licence: str |
     if kind != "trajectories":
         _check_source(kind, source)
     try:
-        count = {"documents": _documents, "wiki": _wiki, "tools": _tools, "trajectories": _trajectories}[kind](store, source)
+        readers = {"documents": _documents, "wiki": _wiki, "tools": _tools, "trajectories": _trajectories, "worlds": _worlds}
+        count = readers[kind](store, source)
     except OSError as error:
         raise unreadable(str(error.filename or source), error) from error
     if not count:
@@ -353,8 +357,21 @@ def add_tool(store: GraphStore, tool: Mapping[str, Any]) -> str:
     return action
 
 
-def add_world(store: GraphStore, graph: KnowledgeActionGraph) -> None:
-    """Add the graph of a built-in world: its facts support what they lead to, and its verifiers verify actions."""
+def _worlds(store: GraphStore, source: str) -> int:
+    """The graphs of a spec's domains, of those whose world draws from one; returns how many."""
+    from ..worlds.base import GraphWorld
+    from ..worlds.registry import make_world
+
+    count = 0
+    for domain in load_spec(source).spec.domains.values():
+        if domain.world in BUILTIN_WORLDS and isinstance(world := make_world(domain.world, domain.settings), GraphWorld):
+            _add_world(store, world.graph)
+            count += 1
+    return count
+
+
+def _add_world(store: GraphStore, graph: KnowledgeActionGraph) -> None:
+    """Facts support what they lead to, and verifiers verify actions."""
     for fact in graph.all_facts():
         evidence = store.add("fact", f"{fact.subject} {fact.relation}", fact.value)
         store.link("supports", evidence, store.add("entity", fact.value))
@@ -364,7 +381,6 @@ def add_world(store: GraphStore, graph: KnowledgeActionGraph) -> None:
         verifier = store.add("verifier", name, checks)
         if name in actions:
             store.link("verifies", verifier, actions[name])
-    store.commit()
 
 
 def _tool_documents(path: Path) -> Iterator[Mapping[str, Any]]:

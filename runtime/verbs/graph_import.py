@@ -1,4 +1,4 @@
-"""graph-import: add a corpus, tools or trajectories to a knowledge-action graph."""
+"""graph-import: add a corpus, tools, trajectories or the worlds of a spec to a knowledge-action graph."""
 
 import argparse
 
@@ -9,13 +9,13 @@ from .form import Verb, local_file, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=IMPORT_KINDS, help="what the source holds")
-    parser.add_argument("source", help="folder or file; trajectories may be a URL")
+    parser.add_argument("source", help="folder or file, of worlds the spec; trajectories may be a URL")
     parser.add_argument("graph", type=local_file, help="file of the graph; made where it is not there")
     parser.add_argument("--licence", help="SPDX name of the source's licence; episodes over the graph state it")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Add a folder of documents, pages of a wiki, tool documents or trajectories to a graph."""
+    """Add a folder of documents, pages of a wiki, tool documents, trajectories or the worlds of a spec to a graph."""
     from ..knowledge.graph import GraphStore
     from ..knowledge.importers import import_into
 
@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 VERB = Verb(
-    name="graph-import", help="add documents, pages, tools or trajectories to a graph", add_arguments=add_arguments, run=run
+    name="graph-import", help="add documents, pages, tools, trajectories or worlds to a graph", add_arguments=add_arguments, run=run
 )

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from polymath.compiler.driver import check_spec
 from polymath.runtime.cli import main
 from polymath.runtime.knowledge.branches import add_attempt, attempts
 from polymath.runtime.knowledge.graph import GraphStore
-from polymath.runtime.knowledge.importers import add_world, import_into, wiki_page
+from polymath.runtime.knowledge.importers import import_into, wiki_page
 from polymath.runtime.knowledge.records import write_records
 from polymath.runtime.worlds.registry import make_world
-from polymath.specs.diagnostics import UserError
+from polymath.specs.diagnostics import ExitCode, UserError
+from shipped import FOLDER as RECIPES
 from test_records import episode
 
 DOCS = Path(__file__).resolve().parents[4] / "docs"
@@ -160,14 +162,28 @@ def test_tools_depend_on_what_they_take_and_produce_what_they_return(tmp_path: P
             assert import_into(store, "tools", str(BFCL)) > 50
 
 
-def test_the_graph_of_a_built_in_world_is_kept_whole(tmp_path: Path) -> None:
-    world = make_world("search", {})
-    with GraphStore.create(tmp_path / "a.sqlite") as store:
-        add_world(store, world.graph)
-        assert store.summary()["nodes"]["fact"] == len(world.graph.all_facts()) == 640
-        assert [node.name for node in store.nodes("action")] == ["search", "open"]
-        (ada,) = store.nodes("entity", "ada")
-        assert len(store.edges(ada.id, "transition")) == len(world.graph.facts("ada"))
+def test_the_graphs_of_a_specs_worlds_are_kept_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, graph = RECIPES / "agents_a1_tiny_one_rank.yaml", tmp_path / "a.sqlite"
+    assert main(["graph-import", "worlds", str(spec), str(graph)]) == ExitCode.OK
+    assert capsys.readouterr().out == f"6 worlds of {spec} are in {graph}\n"
+    assert main(["graph-import", "worlds", str(spec), str(graph)]) == ExitCode.OK  # what is there is not added again
+    domain = check_spec(spec).spec.domains["search"]
+    world = make_world("search", domain.settings)
+    with GraphStore.open(str(graph)) as store:
+        for fact in world.graph.all_facts():
+            (subject,) = store.nodes("entity", fact.subject)
+            led = [edge for edge in store.edges(subject.id, "transition") if edge.body["anchor"] == fact.relation]
+            assert fact.value in [store.node(edge.target).name for edge in led]
+        assert {"search", "open"} <= {node.name for node in store.nodes("action")}
+
+
+def test_a_spec_that_is_wrong_or_has_no_such_world_leaves_no_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, graph = tmp_path / "spec.yaml", tmp_path / "a.sqlite"
+    wrong.write_text("polymath: 1\nname: x\nwrong: 1\n")
+    assert main(["graph-import", "worlds", str(wrong), str(graph)]) == ExitCode.SPEC
+    assert f"{wrong}:3:1" in capsys.readouterr().err and not graph.exists()
+    assert main(["graph-import", "worlds", str(RECIPES / "airline.yaml"), str(graph)]) == ExitCode.SPEC
+    assert "holds no worlds that can be read" in capsys.readouterr().err and not graph.exists()
 
 
 def test_trajectories_are_imported_with_failed_ones_as_failed(tmp_path: Path) -> None:
