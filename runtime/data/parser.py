@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..worlds.protocol import Message
-from .response import read_response
 from .template import call_arguments
+from .template_process import TEMPLATES, TemplateFailed
 from .tokenizers import ChatTokenizer
 
 FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*)</function>\s*", re.DOTALL)
@@ -92,11 +92,11 @@ def _read(tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]], text: st
 
 def _read_by_template(tokenizer: ChatTokenizer, tools: Sequence[Mapping[str, Any]], ids: list[int]) -> Message:
     text = tokenizer.decode(ids)
-    assert tokenizer.response is not None
+    template, prefix = tokenizer.hf.response_template, tokenizer.generation_prompt
     try:
-        found = read_response(tokenizer.response, text, tokenizer.generation_prompt, tools)
+        found = json.loads(TEMPLATES.run("read", template=template, text=text, prefix=prefix, tools=list(tools)))
         calls = [_function(one["function"]["name"], one["function"]["arguments"]) for one in found.get("tool_calls") or ()]
-    except Exception:  # what a parser that a tokenizer's author wrote in regular expressions raises on a model's text is anything
+    except (TemplateFailed, AttributeError, LookupError, TypeError):  # not read, or read as something of another form
         is_call = not {*tokenizer.call_ids}.isdisjoint(ids)
         return _message("", [_unreadable(text)]) if is_call else {"role": "assistant", "content": text}
     message = _message(str(found.get("content") or ""), [one or _unreadable(text) for one in calls])

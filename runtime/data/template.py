@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ...specs.diagnostics import ExitCode, UserError
 from ..worlds.protocol import Message
-from .template_process import TEMPLATES, CannotRender
+from .template_process import TEMPLATES, TemplateFailed
 
 # \x02 and \x03 cannot be typed in by data, because no string of the data is ever shown to the template; in a JSON text the
 # template's `tojson` writes them escaped, which tells how the slot must be filled.
@@ -75,16 +75,16 @@ class ChatTemplate:
         Raises:
             UserError: exit code 3; the template fails, or goes beyond a limit of time, memory or output.
         """
-        request = {
-            "template": self.hf.chat_template,
-            "messages": list(messages),
-            "tools": list(tools) or None,
-            "generation_prompt": generation_prompt,
-            "special_tokens": self.hf.special_tokens_map,
-        }
         try:
-            text = TEMPLATES.render(request)
-        except CannotRender as error:
+            text = TEMPLATES.run(
+                "render",
+                template=self.hf.chat_template,
+                messages=list(messages),
+                tools=list(tools) or None,
+                generation_prompt=generation_prompt,
+                special_tokens=self.hf.special_tokens_map,
+            )
+        except TemplateFailed as error:
             raise self._refused(self.name, str(error)) from error
         if "\\x02" in text:
             raise self._refused(self.name, "it prints a Python value instead of JSON; use the `tojson` filter")

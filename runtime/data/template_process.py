@@ -1,8 +1,9 @@
-"""Where chat templates run: one process beside ours, within limits of time, memory and output.
+"""Where a tokenizer's templates run: one process beside ours, within limits of time, memory and output.
 
-What it does: a template is a program that came with somebody's checkpoint. Jinja's sandbox keeps it from Python's internals, but
-lets it loop, recurse and double a string, and a thread of ours that does so could not be stopped. So every rendering is asked of a
-child process, which ends where it takes too long, and is started again for the next one.
+What it does: a chat template is a program that came with somebody's checkpoint. Jinja's sandbox keeps it from Python's internals,
+but lets it loop, recurse and double a string; a response template has regular expressions that may go through every way to fail. A
+thread of ours that does so could not be stopped. So each is asked of a child process, which ends where it takes too long, and is
+started again for the next one.
 What it does not do: isolate the child from files and network. That is left to Jinja's sandbox, so a hole there is a hole here.
 """
 
@@ -13,43 +14,39 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe
-from typing import Any
+from typing import Any, Literal
 
 from ...specs.diagnostics import ExitCode, UserError
-from .template_worker import FAILURE, TEXT
+from .template_worker import FAILURE, RESULT
 
-RENDER_SECONDS = 5.0  # of a processor; a conversation takes a millisecond
-RENDER_CHARACTERS = 8_000_000
+TEMPLATE_SECONDS = 5.0  # of a processor; a conversation takes a millisecond, reading 100,000 characters up to two seconds
+TEMPLATE_CHARACTERS = 8_000_000
 ANSWER_SECONDS = 60.0  # by the clock, for a child that neither works nor answers
 START_SECONDS = 120.0  # importing takes one to two on a busy laptop
 
 
-class CannotRender(Exception):
+class TemplateFailed(Exception):
     """A template that fails, or goes beyond a limit. Its text says which."""
 
 
 class TemplateProcess:
-    """Renders for all threads of this process, one at a time."""
+    """Runs templates for all threads of this process, one at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: Connection | None = None
 
-    def render(self, request: Mapping[str, Any]) -> str:
-        """The text of a conversation.
-
-        Args:
-            request: JSON; `template`, `messages`, `tools` (or None), `generation_prompt`, `special_tokens`.
+    def run(self, action: Literal["render", "check", "read"], **arguments: Any) -> str:
+        """What the function of this name in `template_worker.py` gives for these arguments, all of them JSON.
 
         Raises:
-            CannotRender: the template fails, or goes beyond a limit.
+            TemplateFailed: the template fails, or goes beyond a limit.
             UserError: exit code 5; the process cannot be started.
         """
-        limits = {"seconds": RENDER_SECONDS, "characters": RENDER_CHARACTERS}
-        asked = json.dumps({**request, **limits}).encode()
+        limits = {"seconds": TEMPLATE_SECONDS, "characters": TEMPLATE_CHARACTERS}
+        asked = json.dumps({"action": action, "arguments": arguments, **limits}).encode()
         with self._lock:
             try:
                 answer = self._ask(asked)
@@ -58,8 +55,8 @@ class TemplateProcess:
                 raise
         said = answer[1:].decode("utf-8", "surrogatepass")
         if answer[:1] == FAILURE:
-            raise CannotRender(said)
-        assert answer[:1] == TEXT
+            raise TemplateFailed(said)
+        assert answer[:1] == RESULT
         return said
 
     def end(self) -> None:
@@ -79,12 +76,12 @@ class TemplateProcess:
         try:
             self._channel.send_bytes(asked)
             if not self._channel.poll(ANSWER_SECONDS):
-                raise CannotRender(f"it took longer than {ANSWER_SECONDS:g} s")
-            return self._channel.recv_bytes(1 + 4 * RENDER_CHARACTERS)
+                raise TemplateFailed(f"it took longer than {ANSWER_SECONDS:g} s")
+            return self._channel.recv_bytes(1 + 4 * TEMPLATE_CHARACTERS)
         except (EOFError, OSError) as error:  # it is dying, or has said what it never says
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(ANSWER_SECONDS)
-            raise CannotRender(_cause_of_end(self._child.returncode)) from error
+            raise TemplateFailed(_cause_of_end(self._child.returncode)) from error
 
     def _start(self) -> None:
         self._channel, theirs = Pipe()
@@ -102,7 +99,7 @@ class TemplateProcess:
             theirs.close()
         if not ready:
             raise UserError(
-                "the process that renders chat templates did not start",
+                "the process that runs chat templates did not start",
                 exit_code=ExitCode.UNFIT,
                 fix="see above what it said; where it said nothing, free memory and try again",
             )
@@ -110,9 +107,9 @@ class TemplateProcess:
 
 def _cause_of_end(status: int | None) -> str:
     if status == -signal.SIGPROF:
-        return f"it took longer than {RENDER_SECONDS:g} s of a processor"
+        return f"it took longer than {TEMPLATE_SECONDS:g} s of a processor"
     how = f"by {signal.Signals(-status).name}" if status is not None and status < 0 else f"with status {status}"
-    return f"the process that renders it ended {how}"
+    return f"the process that runs it ended {how}"
 
 
 TEMPLATES = TemplateProcess()

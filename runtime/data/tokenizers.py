@@ -10,16 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import regex
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_parsing.response_templates import ResponseTemplate
 
 from ...compiler.canonical import canonical_json
 from ...specs.diagnostics import ExitCode, UserError
 from ...specs.model import Model
-from .response import load_response
 from .template import ChatTemplate, Slot, sentinel, split_slots
+from .template_process import TEMPLATES, TemplateFailed
 
 BUILTIN = Path(__file__).parent / "builtin"
 BUILTIN_FOLDERS = {"builtin:tiny-words": BUILTIN / "tiny_words", "builtin:bytes": BUILTIN / "bytes"}
@@ -41,7 +39,6 @@ class ChatTokenizer:
         pad_id: what fills a row.
         call_form: how a tool call is written, and so who reads it (`parser.py`); None where the template writes none. It follows
             from the tokenizer's files alone.
-        response: the `response_template` that reads a turn, where the tokenizer has one.
         call_ids: control tokens of a tool call: what comes before it and, where the form has one, after it.
         think_ids: the tokens around what the model thinks before it acts (`<think>`, `</think>`), where it may write them.
         opens_thinking: whether the template writes the first of them itself, before the model's turn.
@@ -64,7 +61,6 @@ class ChatTokenizer:
         self.pad_id = self.end_of_turn_id if hf.pad_token_id is None else int(hf.pad_token_id)
         self.vocabulary_size = -(-len(hf) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         self.generation_prompt = self.template.text([USER], (), generation_prompt=True)
-        self.response: ResponseTemplate | None = None
         self.call_form, self.call_ids = self._find_call_form()
         special = {index for index, token in added.items() if token.special}
         never = special | {self.pad_id} | set(range(len(hf), self.vocabulary_size))
@@ -112,8 +108,8 @@ class ChatTokenizer:
     def _find_call_form(self) -> tuple[CallForm | None, tuple[int, ...]]:
         if self.hf.response_template is not None:
             try:
-                self.response = load_response(self.hf.response_template)
-            except (ValueError, TypeError, KeyError, AttributeError, regex.error) as error:
+                TEMPLATES.run("check", template=self.hf.response_template)
+            except TemplateFailed as error:
                 raise UserError(
                     f"the response template of tokenizer {self.name} cannot be used: {error}",
                     exit_code=ExitCode.SPEC,

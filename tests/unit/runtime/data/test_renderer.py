@@ -316,7 +316,7 @@ def test_thoughts_that_are_not_as_a_template_writes_them(form: str, written: str
     ids=["anchor", "nothing", "tags"],
 )  # fmt: skip
 def test_a_hostile_response_template_holds_no_turn_up(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymath.runtime.data.response.READ_SECONDS", 0.2)
+    monkeypatch.setattr("polymath.runtime.data.template_process.TEMPLATE_SECONDS", 0.3)
     hf = build_bytes()
     hf.chat_template, hf.response_template = BYTES.hf.chat_template, {**RESPONSE, "fields": fields}
     tokenizer = ChatTokenizer(hf, "hostile")

@@ -70,7 +70,7 @@ def test_a_template_beyond_a_limit_is_refused_when_it_is_loaded_and_stops_no_oth
     folder = with_template(tmp_path / "theirs", template)
     before = show(TOKENIZERS["builtin:bytes"], "a", "b")
     if kind == "loops":
-        monkeypatch.setattr(template_process, "RENDER_SECONDS", 0.3)
+        monkeypatch.setattr(template_process, "TEMPLATE_SECONDS", 0.3)
     error = refusal_in_a_thread(lambda: load_tokenizer_folder(folder))
     assert f"tokenizer {folder} cannot be used: " in str(error)
     assert re.search(why, str(error))
@@ -84,7 +84,7 @@ def test_a_template_that_waits_for_a_longer_conversation_is_refused_before_anyth
 ) -> None:
     waits = TOKENIZERS["builtin:bytes"].hf.chat_template + "{% if messages | length > 4 %}" + LOOPS + "{% endif %}"
     tokenizer = load_tokenizer_folder(with_template(tmp_path, waits))
-    monkeypatch.setattr(template_process, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(template_process, "TEMPLATE_SECONDS", 0.3)
     assert "longer than" in str(refusal_in_a_thread(lambda: Renderer(tokenizer)))
 
 
@@ -105,13 +105,13 @@ def test_an_interrupted_rendering_leaves_no_answer_behind_for_the_next() -> None
         raise Interrupted
 
     late = "late" + LOOPS.replace("range(99999)", "range(99)", 1)
-    slow = {"template": late, "messages": [], "tools": None, "generation_prompt": False, "special_tokens": {}}
+    slow: dict[str, Any] = {"template": late, "messages": [], "tools": None, "generation_prompt": False, "special_tokens": {}}
     before = show(TOKENIZERS["builtin:bytes"], "a", "b")
     previous = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(Interrupted):
-            TEMPLATES.render(slow)
+            TEMPLATES.run("render", **slow)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
@@ -121,7 +121,7 @@ def test_an_interrupted_rendering_leaves_no_answer_behind_for_the_next() -> None
 def test_a_process_that_cannot_start_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_process.sys, "executable", "/nowhere/python")
     with pytest.raises(UserError, match="did not start") as caught:
-        template_process.TemplateProcess().render({})
+        template_process.TemplateProcess().run("check", template={})
     assert caught.value.exit_code == ExitCode.UNFIT
 
 
