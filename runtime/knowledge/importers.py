@@ -43,6 +43,11 @@ _TAG = re.compile(
     rf"<!--.*?-->|<(?:{_NO_TEXT})(?:\s[^>]*)?/>|<({_NO_TEXT})(?:\s[^>]*)?(?<!/)>.*?</\1\s*>|<[a-zA-Z/][^>]*>",
     re.DOTALL | re.IGNORECASE,
 )
+_NOWIKI = re.compile(r"<nowiki>(.*?)</nowiki\s*>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
+_MARKS, _PRIVATE = "[]{}|='<>&#*_", 0xE000  # characters that mean something in markup, and where they are kept as texts
+_SHOWN_TEMPLATE = re.compile(
+    r"\{\{\s*(lang|transl|nowrap|nobold|small|abbr|convert|circa)\s*((?:\|[^{}|]*)*)\}\}|\{\{formatnum:([^{}|]*)\}\}", re.IGNORECASE
+)
 _OUTSIDE = re.compile(r"\[(?:https?|ftp)://[^\s\]]*\s*([^\]\n]*)\]")
 _MAGIC = re.compile(r"__[A-Z]+__")
 _DISAMBIGUATION = re.compile(
@@ -268,14 +273,34 @@ def wiki_page(title: str, markup: str, namespaces: tuple[str, ...] = NO_PAGE) ->
         if len(heading[1]) == 2 and heading[2].lower() in TAIL_SECTIONS:
             markup = markup[: heading.start()]
             break
-    markup = _TAG.sub("", markup)
+    markup = _SHOWN_TEMPLATE.sub(_shown_text, _TAG.sub("", _NOWIKI.sub(_literal, markup)))
     for pattern in (_TEMPLATE, _TABLE):
         markup = _all_gone(pattern, markup)
     markup = html.unescape(_MAGIC.sub("", _OUTSIDE.sub(r"\1", _without_pictures(markup, namespaces))))
     markup = _HEADING.sub(r"\2", markup.replace("'''", "").replace("''", ""))
     found: list[Link] = []
+    markup = re.sub(r"(?<=\S) {2,}", " ", markup)  # where something was left out
     text = _replace_links(markup.strip(), _WIKI_LINK, lambda match: _wiki_target(match, namespaces), found)
+    text = text.translate({_PRIVATE + ord(one): one for one in _MARKS})
     return Page(title=title, text=text, links=[link for link in found if not LIST_LINE.match(_line_of(text, link.start))])
+
+
+def _literal(match: re.Match[str]) -> str:
+    """What stands between `nowiki` marks, in characters of private use, so that it stays a text whatever it looks like."""
+    return "".join(chr(_PRIVATE + ord(one)) if one in _MARKS else one for one in match[1] or "")
+
+
+def _shown_text(match: re.Match[str]) -> str:
+    """The text of a template that shows one of its arguments; nothing where it has none."""
+    if match[3] is not None:
+        return match[3]
+    name, values = match[1].lower(), [one.strip() for one in match[2].split("|")[1:]]
+    values = [one for one in values if not re.match(r"[\w -]+=", one)]
+    if name == "convert":
+        return " ".join(values[:2])
+    if name == "circa":
+        return f"c. {values[0]}" if values else ""
+    return values[-1 if name in ("lang", "transl") else 0] if values else ""
 
 
 def _all_gone(pattern: re.Pattern[str], markup: str) -> str:

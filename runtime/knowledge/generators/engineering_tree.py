@@ -119,15 +119,28 @@ class EngineeringTree(TaskGenerator):
         return "the request holds a program" if "def predict" in task.instruction else None
 
     def regressive(self, task: TaskRecord, calls: Sequence[tuple[Call, str]]) -> set[int]:
-        """Calls that made, ran or gave up a node that was invalidated."""
-        given_up = {call.arguments["node"] for call, _ in calls if call.name == "invalidate_node"}
-        going = set()
-        for place, (call, shown) in enumerate(calls):
-            made = int(shown.split()[1]) if call.name in ("write_full_code", "patch_code") and shown.startswith("node ") else None
-            of = call.arguments.get("node") if call.name in ("execute_code", "select_node", "invalidate_node") else None
-            if made in given_up or of in given_up:
-                going.add(place)
-        return going
+        """Calls that made, ran or gave up a node that was invalidated, unless a node that stayed, or the answer, came of it."""
+        parents: dict[int, int | None] = {}
+        given_up: set[int] = set()
+        answer = None
+        for call, shown in calls:
+            node = _number(call)
+            if (made := _made(call, shown)) is not None:
+                parents[made] = node if call.name == "patch_code" else None
+            elif call.name == "invalidate_node" and shown == f"node {node} is invalid":
+                given_up.add(node or 0)
+            elif call.name == "update_answer" and shown == f"the answer is node {node}":
+                answer = node
+        for kept in [one for one in parents if one not in given_up or one == answer]:
+            while kept is not None:
+                given_up.discard(kept)
+                kept = parents.get(kept)
+        of_a_node = ("patch_code", "execute_code", "select_node", "invalidate_node", "update_answer")
+        return {
+            place
+            for place, (call, shown) in enumerate(calls)
+            if _made(call, shown) in given_up or (call.name in of_a_node and _number(call) in given_up)
+        }
 
     def solve(self, task: TaskRecord, rng: random.Random) -> Acts:
         yield Call("analyze", {"question": "What is in the data?"})
@@ -255,6 +268,20 @@ class EngineeringTree(TaskGenerator):
     def _summary(self, table: str, names: Sequence[str]) -> str:
         first = "\n".join(" ".join(f"{value:.2f}" for value in (*row, label)) for row, label in self._table(table)["train"][:3])
         return f"{TRAIN} training rows, columns {', '.join(names)}, target; the first three:\n{first}"
+
+
+def _number(call: Call) -> int | None:
+    """The node that a call names, however a model wrote it; None where it names none."""
+    try:
+        return int(str(call.arguments.get("node")))
+    except ValueError:
+        return None
+
+
+def _made(call: Call, shown: str) -> int | None:
+    """The node that a call made; None where it made none."""
+    made = re.fullmatch(r"node (\d+)", shown) if call.name in ("write_full_code", "patch_code") else None
+    return int(made[1]) if made else None
 
 
 def r2(found: Sequence[float], labels: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ Source: Agents-A1 report (arXiv 2606.30616), search data; the choice of the next
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,10 +23,17 @@ from ..player import estimate_tokens
 from ..records import TaskRecord
 from .base import Acts, Shown, TaskGenerator, tool
 
-SENTENCE = re.compile(r"[^.!?\n]{30,300}[.!?]")
+_ABBREVIATED = r"(?<=\b[A-Za-z])\.|(?<=\b(?:St|Dr|Mr|Ms|No|vs|ca))\."  # a full stop that ends no sentence
+SENTENCE = re.compile(
+    rf"(?:^|(?<=[.!?]\s)(?<!\b[A-Za-z]\.\s))(?:[^.!?\n]|{_ABBREVIATED}|[.!?](?=[^\s\"'”)\]])){{30,300}}[.!?](?=[\s\"'”)\]]|$)",
+    re.MULTILINE,
+)
 CUE_WORDS, FEWEST_CUE_WORDS = 4, 2  # before a link; fewer where so many are on few pages
 COMMON_CUE = 5  # pages that must have a cue, so that a search for it finds no hop
 MASK = "(...)"
+_MASKED_RUN = re.compile(r"\(\.\.\.\)(?: (?:\(\.\.\.\)|[A-Z]\w*(?:\.(?= ))?))*")  # one name, masked in part
+_NO_NAMES = frozenset(("the", "of", "and", "in", "on", "at", "for", "to", "a", "an", "le", "la", "de", "von", "van"))
+LONG_NAME = 4  # characters from which a name may carry an ending: Paris, Parisian
 MOST_DETOURS = 8
 SNIPPET_CHARACTERS = 160
 RESULTS = 5
@@ -53,6 +60,7 @@ class SearchWalks(TaskGenerator):
         self._page = lru_cache(4096)(self._load)
         self._titles = lru_cache(65_536)(self._by_title)
         self._cue_pages = lru_cache(65_536)(self._count_cue)
+        self._names = lru_cache(65_536)(self._all_names)
 
     @classmethod
     def furnish(cls, store: GraphStore, settings: SearchWalksSettings) -> None:
@@ -76,7 +84,7 @@ class SearchWalks(TaskGenerator):
             f"One page says: “{clue}” Go from the subject of that page to what it says it {hops}. "
             "What is the title of the page you reach?"
         )
-        return TaskRecord(
+        task = TaskRecord(
             instruction=instruction,
             domain=self.name,
             key=instruction,
@@ -85,6 +93,8 @@ class SearchWalks(TaskGenerator):
             verifiers=("outcome",),
             payload={"clue": clue, "cues": cues},
         )
+        # Now and then a search for the clue shows the page at the end among others.
+        return None if self.one_lookup(task) else task
 
     def serve(self, task: TaskRecord, state: Any, call: Call) -> Shown:
         if call.name == "search":
@@ -118,17 +128,21 @@ class SearchWalks(TaskGenerator):
     def one_lookup(self, task: TaskRecord) -> str | None:
         if len(task.payload["cues"]) < 2:
             return "the walk has one hop"
-        for found in self.store.find(task.instruction, 1):
-            if _mentions(found.body, task.target or ""):
-                return "a search for the question finds a page that names the answer"
+        answers = self._names_of_target(task)
+        for words in (task.instruction, task.payload["clue"].replace(MASK, " ")):
+            for number, found in enumerate(self.store.find(words, RESULTS)):
+                shown = found.body if not number else f"{found.name} {found.body[:SNIPPET_CHARACTERS]}"
+                if any(_mentions(shown, name) for name in answers):
+                    return "a search for the question shows the answer, or first of all a page that names it"
         return None
 
     def shortcut(self, task: TaskRecord) -> str | None:
-        names = [node.name for identity in task.evidence if (node := self.store.node(identity))]
-        if named := [name for name in [*names, task.target or ""] if _mentions(task.instruction, name)]:
+        answers = self._names_of_target(task)
+        names = [name for identity in task.evidence for name in self._names(identity)]
+        if named := [name for name in [*names, *answers] if _mentions(task.instruction, name)]:
             return f"the question names {named[0]}"
         early = [node for identity in task.evidence[:-1] if (node := self.store.node(identity))]
-        if any(_mentions(node.body, task.target or "") for node in early):
+        if any(_mentions(node.body, name) for node in early for name in answers):
             return "a page before the last names the answer"
         if rare := [cue for cue in task.payload["cues"] if self._cue_pages(cue) < COMMON_CUE]:
             return f"few pages say “{rare[0]}”"
@@ -195,7 +209,7 @@ class SearchWalks(TaskGenerator):
             cues.append(cue)
             tokens += self._cost(pages[-1])
         # The answer is named by the last page but one alone.
-        while len(cues) >= 2 and any(_mentions(page.body, pages[-1].name) for page in pages[:-2]):
+        while len(cues) >= 2 and any(_mentions(page.body, name) for page in pages[:-2] for name in self._names(pages[-1].id)):
             pages.pop()
             cues.pop()
         return (pages, cues) if len(cues) >= min(2, self.settings.hops) else None
@@ -235,13 +249,13 @@ class SearchWalks(TaskGenerator):
         return found
 
     def _clue(self, page: Node, rng: random.Random) -> str | None:
-        """A sentence of a page that no other page has, its names masked."""
-        names = [page.name, *(self._page(edge.target).name for edge in self.store.edges(page.id, "transition"))]
+        """A sentence of a page that no other page has, its names masked: its own and those of the pages that it links to."""
+        links = self.store.edges(page.id, "transition")
+        names = {*self._names(page.id), *(name for edge in links for name in self._names(edge.target))}
+        names |= {str(edge.body.get("anchor", "")) for edge in links}
         sentences = [match[0].strip() for match in SENTENCE.finditer(page.body[:2000])]
         for sentence in sentences[:1] + rng.sample(sentences[1:], min(3, len(sentences[1:]))):
-            clue = sentence
-            for name in sorted(names, key=len, reverse=True):
-                clue = clue.replace(name, MASK)
+            clue = masked(sentence, names)
             found = [node for node in self.store.find(clue, 50) if self._meets(node, clue)]
             if len(clue.replace(MASK, "").split()) >= 4 and [node.id for node in found] == [page.id]:
                 return clue
@@ -252,7 +266,7 @@ class SearchWalks(TaskGenerator):
 
     def _text_meets(self, text: str, clue: str) -> bool:
         pieces = [re.escape(piece) for piece in clue.split(MASK)]
-        return re.search(r"[^.!?\n]{1,80}".join(pieces), text) is not None
+        return re.search(r"[^\n]{1,80}?".join(pieces), text) is not None
 
     def _count_cue(self, cue: str) -> int:
         phrase = '"' + " ".join("".join(one if one.isalnum() else " " for one in cue).split()) + '"'
@@ -273,8 +287,31 @@ class SearchWalks(TaskGenerator):
                 return next((self._page(edge.target) for edge in self.store.edges(redirect.id, "transition")), None)
         return None
 
+    def _all_names(self, identity: str) -> tuple[str, ...]:
+        """What a page is called: its title, titles that redirect to it, and each without what it has in brackets."""
+        redirects = (
+            "SELECT nodes.name FROM edges JOIN nodes ON nodes.id = edges.source "
+            "WHERE edges.target = ? AND edges.kind = 'transition' AND nodes.kind = 'entity'"
+        )
+        titles = [self._page(identity).name, *(row[0] for row in self.store.sql.execute(redirects, (identity,)))]
+        return tuple(dict.fromkeys(name for title in titles for name in (title, title.partition(" (")[0])))
+
+    def _names_of_target(self, task: TaskRecord) -> tuple[str, ...]:
+        page = self._titles(task.target or "")
+        return (task.target or "",) if page is None else self._names(page.id)
+
     def _at(self, place: int) -> Node:
         return Node(*self.store.sql.execute("SELECT id, kind, name, body FROM nodes WHERE place = ?", (place,)).fetchone())
+
+
+def masked(sentence: str, names: Iterable[str]) -> str:
+    """A sentence without names: whole ones, then their single words, with whatever ending. What begins small is no name."""
+    words = {word.strip(".,()'\u2019\"") for name in names for word in name.split()}
+    words = {word for word in words if len(word) > 2 and word.lower() not in _NO_NAMES}
+    for part in sorted((one for one in {*names, *words} if one[:1].isupper()), key=lambda one: (-len(one), one)):
+        ending = r"\w*(?:['\u2019]s)?" if len(part) >= LONG_NAME else r"(?!\w)"
+        sentence = re.sub(rf"(?<!\w){re.escape(part)}{ending}", MASK, sentence)
+    return _MASKED_RUN.sub(MASK, sentence)
 
 
 def _plain(text: str) -> str:
