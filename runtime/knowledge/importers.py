@@ -10,7 +10,7 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -127,39 +127,49 @@ def _wrong(kind: ImportKind, what: str) -> UserError:
     return UserError(what, exit_code=ExitCode.SPEC, fix=f"`{kind}` takes {TAKES[kind]}")
 
 
-def add_pages(store: GraphStore, pages: Iterator[Page] | list[Page], origin: str) -> int:
+def add_pages(store: GraphStore, pages: Iterable[Page], origin: str) -> int:
     """Add hyperlinked pages; a link to a page that is not among them is left out. Returns the number of pages.
 
-    A redirect becomes an entity of its title with a transition to its page, and links to it lead to that page.
+    A redirect becomes an entity of its title with a transition to its page, and links to it lead to that page. Titles and links
+    wait in temporary tables until all pages are there, so that memory does not grow with their number.
     """
-    known: dict[str, str] = {}
-    redirects: dict[str, str] = {}
-    waiting: list[tuple[str, Link]] = []
+    sql = store.sql
+    for table in ("titles", "waiting"):
+        sql.execute(f"DROP TABLE IF EXISTS temp.{table}")  # of an import that failed
+    sql.execute("CREATE TEMP TABLE titles (title TEXT PRIMARY KEY, page TEXT, redirect TEXT) WITHOUT ROWID")
+    sql.execute("CREATE TEMP TABLE waiting (source TEXT, target TEXT, anchor TEXT, start INTEGER)")
     for page in pages:
         if page.redirect is not None:
-            redirects[page.title] = page.redirect
+            query = "INSERT INTO titles VALUES (?, NULL, ?) ON CONFLICT DO UPDATE SET redirect = excluded.redirect"
+            sql.execute(query, (page.title, page.redirect))
             continue
         identity = store.add("evidence", page.title, page.text)
-        known.setdefault(page.title, identity)
-        waiting += [(identity, link) for link in page.links]
+        query = "INSERT INTO titles VALUES (?, ?, NULL) ON CONFLICT DO UPDATE SET page = coalesce(page, excluded.page)"
+        sql.execute(query, (page.title, identity))
+        rows = [(identity, link.target, link.anchor, link.start) for link in page.links]
+        sql.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", rows)
 
     def page_of(title: str) -> str | None:
-        for _ in range(DEEPEST_REDIRECT):
-            title = title if title in known or title in redirects else first_upper(title)
-            if title in known or title not in redirects:
-                break
-            title = redirects[title]
-        return known.get(title)
+        query = "SELECT page, redirect FROM titles WHERE title IN (?, ?) ORDER BY title = ? DESC LIMIT 1"
+        for _ in range(DEEPEST_REDIRECT + 1):
+            found = sql.execute(query, (title, first_upper(title), title)).fetchone()
+            if found is None or found[0] is not None:
+                return found and found[0]
+            title = found[1]
+        return None
 
-    for title in redirects:
-        if (target := page_of(title)) is not None:
+    for title, redirect in sql.execute("SELECT title, redirect FROM titles WHERE page IS NULL"):
+        if (target := page_of(redirect)) is not None:
             store.link("transition", store.add("entity", title), target, redirect=True)
-    for source, link in waiting:
-        target = page_of(link.target)
+    for source, title, anchor, start in sql.execute("SELECT source, target, anchor, start FROM waiting ORDER BY rowid"):
+        target = page_of(title)
         if target is not None and target != source:
-            store.link("transition", source, target, anchor=link.anchor, start=link.start)
-    store.note(f"imported:{origin}", len(known))
-    return len(known)
+            store.link("transition", source, target, anchor=anchor, start=start)
+    count: int = sql.execute("SELECT count(*) FROM titles WHERE page IS NOT NULL").fetchone()[0]
+    store.note(f"imported:{origin}", count)
+    for table in ("titles", "waiting"):
+        sql.execute(f"DROP TABLE temp.{table}")
+    return count
 
 
 def first_upper(title: str) -> str:
@@ -170,7 +180,7 @@ def first_upper(title: str) -> str:
 def _documents(store: GraphStore, source: str) -> int:
     root = Path(source)
     paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in DOCUMENT_SUFFIXES and path.is_file()]
-    return add_pages(store, [_document(root, path) for path in paths if path.stat().st_size <= MOST_DOCUMENT_BYTES], source)
+    return add_pages(store, (_document(root, path) for path in paths if path.stat().st_size <= MOST_DOCUMENT_BYTES), source)
 
 
 def _document(root: Path, path: Path) -> Page:

@@ -88,7 +88,6 @@ LESSONS = {
         steps=800,
     ),
     "engineering_tree": Lesson(turns=16, response=512, context=2048, sequences=2, steps=300),
-    "scientific_chains": Lesson(episodes=3000, heldout=200, turns=10, context=512, steps=800),
 }
 
 

@@ -2,6 +2,7 @@
 
 import bz2
 import random
+import tracemalloc
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -9,7 +10,7 @@ import pytest
 from polymath.runtime.knowledge.generators.base import TaskGenerator
 from polymath.runtime.knowledge.generators.registry import make_generator
 from polymath.runtime.knowledge.graph import GraphStore
-from polymath.runtime.knowledge.importers import import_into
+from polymath.runtime.knowledge.importers import Link, Page, add_pages, import_into
 from polymath.runtime.knowledge.roles import Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
 
@@ -169,6 +170,20 @@ def test_links_lead_through_redirects_and_small_first_letters(graph: Path) -> No
             assert len(links) == 3, "tables, captions, lists, galleries and references hold no links"
             for anchor, target in links.items():
                 assert anchor.removesuffix(" River").capitalize() == target and page.body.count(anchor) >= 1
+
+
+def test_memory_does_not_grow_with_the_pages_of_an_import(tmp_path: Path) -> None:
+    """With titles and links in memory it was 670 bytes a page."""
+    link = Link(target="page 7", anchor="page 7", start=5)
+    peaks = []
+    for count in (300, 3000):
+        with GraphStore.create(tmp_path / f"{count}.sqlite") as store:
+            pages = (Page(title=f"page {number}", text=f"says page 7, {number}", links=[link] * 8) for number in range(count))
+            tracemalloc.start()
+            assert add_pages(store, pages, "test") == count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 100 * 2700, peaks
 
 
 def test_walks_over_a_dump_are_played_and_kept(walks: TaskGenerator, graph: Path, tmp_path: Path) -> None:
