@@ -68,7 +68,7 @@ $(NEWEST)/.installed: pyproject.toml setup.py constraints.txt
 	@touch $@
 
 test-vllm: $(VLLM)/.installed
-	@echo "vllm: what every engine promises, who reaches its server, how weights get there, what its faults do, and three stages"
+	@echo "vllm: what every engine promises, who reaches its server, how weights get there, what its faults do, three stages, and self-play"
 	@$(VLLM)/bin/pytest tests/conformance tests/faults tests/on_vllm --ignore tests/on_vllm/test_runs.py
 
 test-vllm-runs: $(VLLM)/.installed

@@ -1,9 +1,9 @@
 """What goes together and what does not: evaluates the table `capabilities.json`, whose every "no" has its reason and its source.
 
 A rule applies when all its conditions hold of the facts. A condition compares one fact with a value, with a list of values, or by
-`above`, `below`, `not` or `does not divide`, with a value or with another fact that is named. Versions and compute capabilities are
-written as text and compared by their numbers. A condition on a fact that is not known does not hold: what is not known is not
-refused here.
+`above`, `below`, `not` (a value, or any of a list) or `does not divide`, with a value or with another fact that is named. Versions
+and compute capabilities are written as text and compared by their numbers. A condition on a fact that is not known does not hold:
+what is not known is not refused here.
 """
 
 import json
@@ -90,7 +90,7 @@ def _holds(value: Any, wanted: Any, facts: Facts) -> bool:
     if operator == "below":
         return _ordered(value) < _ordered(bound)
     if operator == "not":
-        return value != bound
+        return value not in cast(list[Any], bound) if isinstance(bound, list) else value != bound
     assert operator == "does not divide", operator
     return isinstance(bound, int) and bound % value != 0
 

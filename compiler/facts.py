@@ -56,6 +56,7 @@ def _of_model(model: Dimensions) -> dict[str, Any]:
     delta = model.linear_attention
     return {
         "kv_heads": model.kv_heads,
+        "head_dim": model.head_dim,
         "delta_key_heads": None if delta is None else delta.key_heads,
         "layers": model.layers,
         "experts": model.experts,

@@ -5,68 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from .polymath import compile_recipe, job_folder, polymath
-
-# Holds the words of half the topics and no comma, capital letter or other word: many a constraint is met by it.
-TEXT = "harbour night repair bell old map walking uphill baking bread long bridge sound rain garden wall"
-TOPICS = ("an old map", "baking bread", "a market day", "night trains", "the first frost", "a lost umbrella", "a garden wall")
-RULES = (
-    "Use no comma.",
-    "Do not use the word kettle.",
-    "Use no capital letters.",
-    "Use at most 97 words.",
-    "Begin with exactly: Listen.",
-)
-SFT = "batch_sequences: 4, sequence_tokens: 256, learning_rate: 5e-3"
-SPEC = f"""
-polymath: 1
-name: playing
-seed: 3
-model:
-  family: qwen3_moe
-  checkpoint: random
-  tokenizer: builtin:bytes
-  shape: {{hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, experts: 2, experts_per_token: 1, expert_hidden: 64,
-          context_tokens: 1024}}
-domains:
-  texts:
-    world: constraints
-    settings: {{fewest: 1, most: 1}}
-    trajectories:
-      - {{path: demonstrations.jsonl}}
-      - name: solved
-        synthesize: 3
-        self_play: {{solver: student.sft, attempts: 1, rounds: 1, sampling: {{temperature: 0}}}}
-    prompts: {{train: 8, heldout: 4}}
-    limits: {{turns: 2, response_tokens: 128, context_tokens: 1024}}
-student:
-  sft: {{steps: 120, {SFT}}}
-  merge: {{method: average}}
-teachers:
-  writer:
-    from: student.sft
-    phases: [{{method: sft, trajectories: solved, steps: 2, {SFT}}}]
-routing: [{{domains: [texts], teacher: writer}}]
-cluster: {{accelerator: cpu, per_node: 1}}
-precision: {{compute: float32, experts: {{format: float32}}}}
-"""
+from .playing import compile_playing, require_solved
+from .polymath import job_folder, polymath
 
 
 @pytest.mark.multi_rank
 def test_the_student_of_a_run_solves_and_a_teacher_trains_on_what_it_solved(tmp_path: Path) -> None:
-    tasks = [f"Write about {topic}. {rule}" for topic in TOPICS for rule in RULES]
-    rows = [{"messages": [{"role": "user", "content": task}, {"role": "assistant", "content": TEXT}]} for task in tasks]
-    (tmp_path / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "playing.yaml").write_text(SPEC, encoding="utf-8")
-    plan, run_dir = compile_recipe(tmp_path / "playing.yaml", tmp_path), tmp_path / "run"
+    plan, run_dir = compile_playing(tmp_path), tmp_path / "run"
     done = polymath("launch", plan, "--run-dir", run_dir)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
-
-    played = job_folder(plan, run_dir, "synthesize.texts.solved")
-    solved = [json.loads(line) for line in (played / "trajectories" / "texts.solved.jsonl").read_text().splitlines()]
-    assert len(solved) == 3 and all(row["provenance"]["solver"] == "student.sft" and row["reward"] == 1.0 for row in solved)
-    assert all(row["messages"][-1]["content"] == TEXT for row in solved), "what SFT taught it"
-    report = json.loads((played / "result.json").read_text())["demonstrations"]["texts.solved.jsonl"]["self_play"]
-    assert report["refused"]["answered"] > 0 and report["tokens"] > 0, "most constraints are not met by one text"
+    require_solved(plan, run_dir)
     trained = json.loads((job_folder(plan, run_dir, "teachers.writer.1") / "result.json").read_text())
     assert [source["rows"] for source in trained["sources"]] == [3]

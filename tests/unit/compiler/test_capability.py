@@ -25,6 +25,7 @@ PLAIN: dict[str, Any] = {  # a combination that breaks nothing
     "fp8_alignment": 16,
     "fp8_width": 512,
     "kv_heads": 2,
+    "head_dim": 256,
     "delta_key_heads": 16,
     "layers": 40,
     "experts": 256,
@@ -91,6 +92,7 @@ def test_a_combination_that_works_breaks_no_limit() -> None:
         ("http-full-vocabulary", {"asked_over": "http", "support": "full"}, {"support": "full"}),
         ("http-turns", {"transport": "http"}, {"transport": "http", "teachers_in_turns": 0}),
         ("vllm-cpu-torch", {**CPU, "torch": "2.15.0"}, CPU),
+        ("vllm-cpu-heads", {**CPU, "head_dim": 16}, CPU),
     ],
 )
 def test_every_limit_refuses_what_it_says_and_lets_its_neighbour_pass(
