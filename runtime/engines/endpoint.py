@@ -1,10 +1,10 @@
 """A client of one HTTP service that answers in JSON: a judge, a teacher, an engine.
 
-What it does: bounds the size of an answer and its time from the first header to the last byte, the attempts, the time of all of
-them together, and the requests at once. Between attempts it waits, longer each time and by a random part, so that many clients do
-not come back together.
-What it does not do: follow redirects or proxies, or guess: an answer of another form is asked for again, and when the attempts or
-the time are used up the caller hears why.
+What it does: bounds the size of an answer, the time to ask and the time from its first header to its last byte, the attempts, the
+time of all of them together, and the requests at once. Between attempts it waits, longer each time and by a random part, so that
+many clients do not come back together.
+What it does not do: follow redirects or proxies; bound how long a host's name is looked up, or how many of its addresses are tried;
+or guess: an answer of another form is asked for again, and when the attempts or the time are used up the caller hears why.
 
 The URL and the key come from the environment, never from the plan; no message shows the key.
 """
@@ -33,6 +33,7 @@ FIRST_WAIT_SECONDS = 1.0  # doubles with every attempt
 LONGEST_WAIT_SECONDS = 15.0
 TOLD_SECONDS = 5.0  # without an answer, until whoever watches is told, and told again
 CHUNK_BYTES = 65_536
+CHANCE = random.SystemRandom().random  # no seed decides it, so that the ranks of a run do not wait alike
 RETRIED = (408, 409, 425, 429)  # and all from 500: the service may do better next time
 SHOWN_CHARACTERS = 200
 CUT_KEY = 8  # characters: the shortest beginning of a key that is taken for one
@@ -165,7 +166,7 @@ class NoWatch:
         pass
 
 
-def waits(chance: Callable[[], float] = random.random) -> Iterator[float]:
+def waits(chance: Callable[[], float] = CHANCE) -> Iterator[float]:
     """Seconds to wait before each further attempt: up to twice as long each time, less a part of up to half that chance decides.
 
     Args:
@@ -238,6 +239,8 @@ class HttpClient:
                 kind, last = "silent", str(failure)
                 if failure.final:
                     raise ServiceFailure(self.redacted(last), "refused") from None
+            except ssl.SSLCertVerificationError as error:
+                raise ServiceFailure(f"its certificate is not trusted: {error.verify_message}", "refused") from error
             except (OSError, http.client.HTTPException, UnicodeError) as error:  # TLS, time limits, a host that is no name
                 kind, last = "silent", f"{type(error).__name__}: {error}"
         raise ServiceFailure(self.redacted(last), kind)
@@ -321,7 +324,7 @@ class _Answer(io.RawIOBase):
             else:
                 self._received += received
                 return received
-        raise TimeoutError(f"no {'whole ' if self._received else ''}answer in {self._seconds:g} seconds")
+        raise TimeoutError(f"no {'whole ' if self._received else ''}answer in {self._seconds:.3g} seconds")
 
 
 def read_json(chunks: Iterator[bytes]) -> Any:
