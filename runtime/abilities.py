@@ -17,7 +17,8 @@ from ..specs.machine import Engines, Service
 from ..specs.model import Domain
 from ..te_kernels import INSTALL
 from .engines.endpoint import endpoint_of
-from .engines.vllm_launch import engine_python
+from .engines.outside import check_outside
+from .engines.vllm_launch import copies_of, engine_python
 from .simulated_user import user_endpoint
 
 DEGREES = ("context", "pipeline")
@@ -52,6 +53,9 @@ def refuse_what_cannot_run(plan: Plan, sources: Sources, jobs: Sequence[Job]) ->
         engine_python()  # the job itself will look for it; to say so after hours would be late
     _check_transfer(plan, jobs)
     for job in jobs:
+        servers = sum(copies_of(role) for role in job.roles.values())
+        if servers and (listen := from_json(Engines, job.settings["engines"]).listen) is not None:
+            check_outside(listen, servers)
         if "judge" in job.roles:
             judge = from_json(Engines, job.settings["engines"]).judge
             assert judge is not None
@@ -110,11 +114,8 @@ def _engines(job: Job, plan: Plan) -> Iterator[str]:
     for name, role in job.roles.items():
         if name not in ("rollout", "scorer") or role.engine != "vllm":
             continue
-        if plan.cluster.accelerator != "cpu":
-            if job.settings["engines"]["transport"] == "http":
-                yield f"engines.transport: http on a {plan.cluster.accelerator}; `process` is what takes weights from a GPU"
-            if plan.cluster.nodes > 1:
-                yield f"engines.{name}: vllm on {plan.cluster.nodes} machines; an engine answers on the machine that it runs on"
+        if plan.cluster.accelerator != "cpu" and plan.cluster.nodes > 1:
+            yield f"engines.{name}: vllm on {plan.cluster.nodes} machines; an engine answers on the machine that it runs on"
         copies, models = role.devices // role.tensor, _models(job, name)
         if copies // models > ranks:
             yield f"placement.{job.kind}.{name}.devices: {copies // models} copies of a model, and {ranks} ranks to ask them"

@@ -173,6 +173,25 @@ class Service:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Listen:
+    """Where vLLM's servers of a job answer besides loopback, for whoever uses their models: never with a route that changes one."""
+
+    address_env: str = spec_field(
+        "Environment variable that holds an address of the machine with a port, such as 10.0.0.5:8000. Where a job starts more "
+        "servers than one, the others take the ports that follow.",
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        identity=PLACEMENT,
+        examples=("ENGINE_ADDRESS",),
+    )
+    key_env: str = spec_field(
+        "Environment variable that holds the key that is wanted there; `<key_env>_FILE` may name a file that does.",
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        identity=PLACEMENT,
+        examples=("ENGINE_KEY",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Engines:
     """What generates, scores and judges. `transformers` is embedded in the trainer; `vllm` has processes of its own."""
 
@@ -181,6 +200,11 @@ class Engines:
     transport: Literal["process", "http"] | None = spec_field(
         "How `vllm` is reached: `process`, a worker of ours that answers in tensors, which is what is meant where nothing is said; "
         "`http`, vLLM's own server on loopback.",
+        default=None,
+        identity=PLACEMENT,
+    )
+    listen: Listen | None = spec_field(
+        "Another address that the servers of `transport: http` answer on. Left out, they answer on loopback alone.",
         default=None,
         identity=PLACEMENT,
     )

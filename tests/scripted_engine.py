@@ -74,6 +74,8 @@ class ScriptedEngine:
             "/tokenize": self._tokenize,
             "/collective_rpc": self._collective_rpc,
             "/reset_prefix_cache": lambda _: {"success": self.resets_cache},
+            "/pause": lambda _: {"status": "paused"},
+            "/resume": lambda _: {"status": "resumed"},
         }
         if handler.path not in routes or question.get("model", self.name) != self.name:
             return 404, b'{"error": "not found"}'

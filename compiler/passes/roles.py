@@ -153,6 +153,13 @@ def _check_engines(spec: Spec) -> Iterator[Problem]:
     if spec.engines.transport is not None and "vllm" not in (spec.engines.rollout, spec.engines.scorer):
         detail, fix = "the embedded engine is part of the trainer", "remove it, or write `rollout: vllm` or `scorer: vllm`"
         yield mistake("E0303", ("engines", "transport"), detail, fix, at_key=True)
+    if spec.engines.listen is not None and spec.engines.transport != "http":
+        detail, fix = "only vLLM's own servers listen anywhere", "remove it, or write `transport: http`"
+        yield mistake("E0303", ("engines", "listen"), detail, fix, at_key=True)
+    elif spec.engines.listen is not None and not any(
+        is_used and getattr(spec.engines, role) == "vllm" for (_, role), is_used in used.items()
+    ):
+        yield mistake("E0303", ("engines", "listen"), "no job starts a vLLM engine", "remove it", at_key=True)
     for (kind, role), is_used in used.items():
         block = getattr(spec.placement, kind)
         placed: EnginePlacement | None = None if block is None else getattr(block, role)

@@ -106,12 +106,16 @@ def endpoint_of(service: Service, what: str, environment: Mapping[str, str] = os
     if not (service.key_env or _is_loopback(parts.hostname)):
         raise _unfit(f"{what}: another machine is asked without a key", "name the variable that holds its key as `key_env`")
     secure = parts.scheme == "https"
-    key = _key(service.key_env, what, environment) if service.key_env else None
+    key = key_of(service.key_env, what, environment) if service.key_env else None
     return Endpoint(host=parts.hostname, port=port or (443 if secure else 80), path=parts.path.rstrip("/"), secure=secure, key=key)
 
 
-def _key(name: str, what: str, environment: Mapping[str, str]) -> str:
-    """The key in a variable, or in the file that `<variable>_FILE` names."""
+def key_of(name: str, what: str, environment: Mapping[str, str]) -> str:
+    """The key in a variable, or in the file that `<variable>_FILE` names.
+
+    Raises:
+        UserError: exit code 5. There is none.
+    """
     key, file = environment.get(name, "").strip(), environment.get(name + KEY_FILE)
     if not key and file:
         try:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ...compiler.plan import Role
 from ...specs.diagnostics import ExitCode, UserError
@@ -22,15 +22,16 @@ from ...specs.machine import Engines, Precision
 from ..data.tokenizers import ChatTokenizer
 from ..files import write_json
 from ..jobs import JobContext
-from ..launch.events import ServiceWaits
+from ..launch.events import EventLog, ServiceWaits
 from .endpoint import Endpoint, Unreadable, Watch
 from .frames import Frame, receive, send
 from .handshake import CANARY_TOKENS
-from .shared import ReloadingEngine, SharedEngine
+from .outside import outside_of
+from .shared import SharedEngine
 from .vllm_http import MODEL, HttpEngine, is_healthy
-from .vllm_launch import GPUS, EngineProcess, EngineSettings, free_port, listening_socket
+from .vllm_launch import GPUS, EngineProcess, EngineSettings, copies_of, free_port, listening_socket
 from .vllm_process import ProcessEngine
-from .vllm_server import KEY
+from .vllm_server import KEY, OUTSIDE_KEY, OUTSIDE_SOCKET, OUTSIDE_WORDS
 from .vllm_server import WORDS as SERVER_WORDS
 from .vllm_transfer import TRAINERS, Transfer
 
@@ -48,16 +49,30 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
     """
     if not folders:
         return {}
-    over_http = context.setting("engines", Engines).transport == "http"
+    engines = context.setting("engines", Engines)
     placed = context.job.roles[role]
     dealt = deal(list(folders), placed.devices // placed.tensor)
+    earlier = 0 if role == "rollout" else copies_of(context.job.roles.get("rollout"))  # each has a port of its own outside
+    outside = outside_of(engines.listen) if engines.listen is not None else None
     place = context.folder / "engines"
     started: list[Copy] = []
     for number in range(context.rank, 1 + max(max(copies) for copies in dealt.values()), context.world_size):
         first = next(name for name, copies in dealt.items() if number in copies)
-        settings = engine_settings(context, role, folders[first], number)
-        start = start_server if over_http else start_worker
-        started.append(start(settings, place / f"{role}.{'.'.join(folders)}.{number}.log", context.cleanup))
+        settings, log = engine_settings(context, role, folders[first], number), place / f"{role}.{'.'.join(folders)}.{number}.log"
+        if engines.transport != "http":
+            started.append(start_worker(settings, log, context.cleanup))
+        elif outside is None:
+            started.append(start_server(settings, log, context.cleanup))
+        else:
+            with outside.bound(earlier + number) as listener:
+                started.append(start_server(settings, log, context.cleanup, outside=(listener, outside.key)))
+            EventLog(context.run_dir).write(
+                "engine_listens",
+                folder=context.job.folder,
+                role=role,
+                models=[name for name, copies in dealt.items() if number in copies],
+                url=outside.url(earlier + number),
+            )
     for ready, copy in enumerate(started):
         context.progress(ready, len(started), f"vLLM engines answer (log: {copy.process.log})")
         copy.wait()
@@ -66,22 +81,22 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
     context.barrier()
     in_turns = len({tuple(each) for each in dealt.values()}) < len(folders)
 
-    def connected(name: str, number: int) -> ReloadingEngine:
+    def connected(name: str, number: int) -> ProcessEngine | HttpEngine:
         written = place / f"{role}.{'.'.join(folders)}.{number}.json"
         waits = ServiceWaits(context.run_dir, context.job.folder, f"the {role} engine")
         return connect(json.loads(written.read_text(encoding="utf-8")), folders[name], tokenizer, in_turns=in_turns, watch=waits)
 
-    engines = {}
+    opened = {}
     for name, copies in dealt.items():
         transfer = None
-        if placed.weights in TRAINERS:  # what takes weights from a GPU is a process of ours, and the first rank tells all of them
+        if placed.weights in TRAINERS:  # the first rank tells all copies
             told = [connected(name, number) for number in copies] if context.is_first_rank else []
-            transfer = Transfer(placed.weights, context, cast("list[ProcessEngine]", told), placed.tensor)
+            transfer = Transfer(placed.weights, context, told, placed.tensor)
             context.cleanup.callback(transfer.close)
         engine = connected(name, copies[context.rank % len(copies)])
-        engines[name] = SharedEngine(engine, context, owns_copy=context.rank < len(copies), transfer=transfer)
+        opened[name] = SharedEngine(engine, context, owns_copy=context.rank < len(copies), transfer=transfer)
     context.barrier()
-    return engines
+    return opened
 
 
 def deal(names: Sequence[str], copies: int) -> dict[str, list[int]]:
@@ -99,7 +114,7 @@ def connect(
     *,
     in_turns: bool = False,
     watch: Watch | None = None,
-) -> ReloadingEngine:
+) -> ProcessEngine | HttpEngine:
     """The engine of a copy that answers, from what is written of it. `watch` is told that our worker makes no step."""
     log = Path(facts["log"])
     if "socket" in facts:
@@ -152,15 +167,22 @@ def start_worker(settings: EngineSettings, log: Path, cleanup: ExitStack) -> Cop
     return _Worker(process, {"socket": str(address)})
 
 
-def start_server(settings: EngineSettings, log: Path, cleanup: ExitStack) -> Copy:
-    """vLLM's server, on loopback and with a key. It ends with `cleanup`."""
+def start_server(
+    settings: EngineSettings, log: Path, cleanup: ExitStack, *, outside: tuple[socket.socket, str] | None = None
+) -> Copy:
+    """vLLM's server, on loopback and with a key; and outside, on a bound socket with another. It ends with `cleanup`."""
     key_file = _private_folder(cleanup) / "key"
     key_file.touch(mode=0o600)
     key_file.write_text(secrets.token_hex(32), encoding="utf-8")
     port = free_port()
     words = ["--host=127.0.0.1", f"--port={port}", f"--served-model-name={MODEL}", *SERVER_WORDS, *settings.words]
     hidden = {KEY: key_file.read_text(encoding="utf-8"), "VLLM_SERVER_DEV_MODE": "1"}  # the mode has the routes for new weights
-    process = EngineProcess("vllm_server", words, log=log, variables=hidden)
+    handed: list[int] = []
+    if outside is not None:
+        handed = [outside[0].fileno()]
+        words += OUTSIDE_WORDS
+        hidden |= {OUTSIDE_SOCKET: str(handed[0]), OUTSIDE_KEY: outside[1]}
+    process = EngineProcess("vllm_server", words, log=log, variables={**settings.variables, **hidden}, pass_fds=handed)
     cleanup.callback(process.close)
     return _Server(process, {"port": port, "key": str(key_file)})
 

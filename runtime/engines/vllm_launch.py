@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...compiler.plan import Role
 from ...specs.diagnostics import ExitCode, UserError
 from ..launch.watch import LAUNCHER_PID
 
@@ -72,6 +73,11 @@ class EngineSettings:
             "--seed=0",
             *([f"--weight-transfer-config={json.dumps({'backend': self.transfer})}"] if self.transfer is not None else []),
         ]
+
+
+def copies_of(role: Role | None) -> int:
+    """How many processes a role of a job has, each with a copy of a model."""
+    return role.devices // role.tensor if role is not None and role.engine == "vllm" else 0
 
 
 class EngineProcess:

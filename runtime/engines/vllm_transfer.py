@@ -1,10 +1,10 @@
 """New weights from the trainer's GPUs into vLLM's, by vLLM's own transfer engines: NCCL, or CUDA IPC on a device that both share.
 
 The trainer's side is vLLM's (`TrainerWeightTransferEngine`), which sends the weights; ours is what it asks of whoever owns them:
-the weights by name, and a way to tell each copy of the engine what to do, which goes over the copy's socket. On the copy's side
-`vllm_worker` hands it to vLLM's worker. vLLM is imported by the ranks that send, and by no other.
-A copy that dies or hangs in the middle of a transfer leaves the other end in a collective that never ends. The copy's socket tells
-it, at once or after as long as any engine is waited for, and if the transfer is not over soon after that the rank that sends ends.
+the weights by name, and a way to tell each copy of the engine what to do, which goes over the copy's socket or to its server. On
+the copy's side it comes to `vllm_weights.py`, inside vLLM's worker. vLLM is imported by the ranks that send, and by no other.
+A copy that dies or hangs in the middle of a transfer leaves the other end in a collective that never ends. Whoever waits for the copy
+sees it, at once or after as long as any engine is waited for, and if the transfer is not over soon after that the rank that sends ends.
 
 Read in vLLM 0.32; `tests/on_vllm/test_transfer.py` binds every call to vLLM's sources and moves weights on a CPU. NCCL and IPC
 themselves have never run: that needs GPUs.
@@ -13,27 +13,41 @@ themselves have never run: that needs GPUs.
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ..jobs import JobContext, leave
 from .protocol import EngineSilent
 from .shared import agreed, gather_with_others
+from .transfer_words import encoded
 from .vllm_launch import free_port
-from .vllm_process import ProcessEngine
 from .weights import Weights
 
 PACKED_BYTES = 2**30  # of a buffer that weights are packed into, at least
 END_SECONDS = 120.0  # for a transfer to fail by itself once a copy is silent, the gathering of what is left included
-CLASSES = {"Tensor": torch.Tensor, "TypedStorage": torch.TypedStorage, "UntypedStorage": torch.UntypedStorage}
+
+
+class Receiver(Protocol):
+    """A copy of an engine that takes weights from the trainer's device."""
+
+    def transfer(self, step: str, info: Any, *, policy_version: int) -> None:
+        """Do one step: `init`, `start`, `update` or `finish`; `info` is in JSON. The version is told after the last of them.
+
+        Raises:
+            EngineSilent: it does not answer any more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ask it no more."""
+        ...
 
 
 class Transfer:
     """How weights get into every copy of an engine. Each rank of the job has one."""
 
-    def __init__(self, backend: str, context: JobContext, copies: Sequence[ProcessEngine], tensor: int) -> None:
+    def __init__(self, backend: str, context: JobContext, copies: Sequence[Receiver], tensor: int) -> None:
         """Nothing is sent yet.
 
         Args:
@@ -136,7 +150,7 @@ class Copies:
     """vLLM's `VLLMWeightSyncClient`: tells every copy at the same time, since they wait for each other; the first rank asks it."""
 
     def __init__(
-        self, engines: Sequence[ProcessEngine], tensor: int, on_silent: Callable[[EngineSilent], None] = lambda silent: None
+        self, engines: Sequence[Receiver], tensor: int, on_silent: Callable[[EngineSilent], None] = lambda silent: None
     ) -> None:
         """`on_silent` is told of a copy that does not answer, while others may still wait for it."""
         self._engines, self._tensor, self._on_silent = engines, tensor, on_silent
@@ -176,52 +190,9 @@ class Copies:
         for one in asked:
             one.result()
 
-    def _tell_one(self, engine: ProcessEngine, step: str, info: Mapping[str, Any]) -> None:
+    def _tell_one(self, engine: Receiver, step: str, info: Mapping[str, Any]) -> None:
         try:
             engine.transfer(step, encoded(info), policy_version=self.policy_version)
         except EngineSilent as silent:
             self._on_silent(silent)
             raise
-
-
-def encoded(value: Any) -> Any:
-    """What vLLM tells its workers, in JSON: handles of CUDA memory hold bytes, tuples and a few names of torch."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case bytes():
-            return {"bytes": value.hex()}
-        case torch.dtype():
-            return {"dtype": str(value).removeprefix("torch.")}
-        case tuple():
-            return {"tuple": [encoded(one) for one in value]}
-        case list():
-            return [encoded(one) for one in value]
-        case Mapping():
-            return {"map": {name: encoded(one) for name, one in value.items()}}
-        case type() if CLASSES.get(value.__name__) is value:
-            return {"class": value.__name__}
-    raise TypeError(f"vLLM tells its workers a {type(value).__name__}, which is not known here")
-
-
-def decoded(value: Any) -> Any:
-    """What `encoded` was made of."""
-    if isinstance(value, list):
-        return [decoded(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    match kind:
-        case "bytes":
-            return bytes.fromhex(content)
-        case "dtype":
-            found = getattr(torch, content)
-            assert isinstance(found, torch.dtype)
-            return found
-        case "tuple":
-            return tuple(decoded(one) for one in content)
-        case "map":
-            return {name: decoded(one) for name, one in content.items()}
-        case "class":
-            return CLASSES[content]
-    raise ValueError(f"`{kind}` is no kind of value")

@@ -13,6 +13,8 @@ forward pass, and every sync of a run ends with a comparison against the trainer
 
 from typing import Any
 
+from .transfer_words import decoded
+
 
 class WeightSync:
     """What a worker of vLLM can do beside its own methods, by `collective_rpc`."""
@@ -24,15 +26,21 @@ class WeightSync:
         self.pack_tied_head()
         return weights_path
 
-    def start_transfer(self: Any) -> None:
-        """Before the trainer sends weights: the worker's own `start_weight_update`."""
-        self.forget_packed_experts()
-        self.start_weight_update()
-
-    def finish_transfer(self: Any) -> None:
-        """After it has sent them all: the worker's own `finish_weight_update`."""
-        self.finish_weight_update()
-        self.pack_tied_head()
+    def transfer_weights(self: Any, step: str, info: Any) -> None:
+        """One step of a transfer from the trainer's device (`vllm_transfer.py`), in the order that vLLM wants."""
+        match step:
+            case "init":
+                self.init_weight_transfer_engine(init_info=decoded(info))
+            case "start":
+                self.forget_packed_experts()
+                self.start_weight_update()
+            case "update":
+                self.update_weights(update_info=decoded(info))
+            case "finish":
+                self.finish_weight_update()
+                self.pack_tied_head()
+            case _:
+                raise ValueError(f"`{step}` is no step of a transfer")
 
     def forget_packed_experts(self: Any) -> None:
         """Have the experts' kernels set up again with the next weights, where that packs them."""

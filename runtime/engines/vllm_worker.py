@@ -27,7 +27,6 @@ from ..launch.watch import exit_with_launcher
 from .frames import WORKING, Frame, receive, send, sequences_of
 from .group import end_group
 from .protocol import row_seed
-from .vllm_transfer import decoded
 
 WORKING_SECONDS = 5.0  # between two words to whoever waits for an answer
 
@@ -126,19 +125,12 @@ class Worker:
         self._tell(folder, policy_version)
 
     def _transfer(self, words: Mapping[str, Any]) -> None:
-        """A step of a transfer of weights from the trainer's device, in the order that vLLM wants."""
-        info = decoded(words["info"])
-        match words["step"]:
-            case "init":
-                self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
-            case "start":
-                self._folder = ""
-                self._engine.collective_rpc("start_transfer")
-            case "update":
-                self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
-            case "finish":
-                self._engine.collective_rpc("finish_transfer")
-                self._tell("the trainer", words["policy_version"])
+        """A step of a transfer of weights from the trainer's device."""
+        if words["step"] == "start":
+            self._folder = ""
+        self._engine.collective_rpc("transfer_weights", args=(words["step"], words["info"]))
+        if words["step"] == "finish":
+            self._tell("the trainer", words["policy_version"])
 
     def _tell(self, origin: str, policy_version: int) -> None:
         """What the weights are called, now that all of them are there."""

@@ -79,7 +79,9 @@ def _roles(number: int, jobs: tuple[Job, ...], plan_folder: Path, run_dir: Path,
             elif role.devices == 0 or role.engine == "transformers":
                 note = "inside the trainer's processes"
             else:
+                listen = job.settings["engines"]["listen"]
                 note = f"the trainer's ranks start {role.devices // role.tensor} of them, and end them"
+                note += f"; they answer at the address in ${listen['address_env']} too" if listen is not None else ""
             found.append(
                 PlannedRole(
                     process=number, jobs=(job.id,), role=name, devices=role.devices, argv=None,

@@ -20,10 +20,11 @@ from conformance.engines import Models, lacks, make_models
 from end_to_end.polymath import REPOSITORY
 from on_policy_runs import make_run
 from polymath.compiler.plan import Role
-from polymath.runtime.engines import vllm_process, vllm_transfer
+from polymath.runtime.engines import transfer_words, vllm_process, vllm_transfer
 from polymath.runtime.engines.protocol import EngineSilent, SamplingSettings
 from polymath.runtime.engines.shared import SharedEngine
 from polymath.runtime.engines.vllm import open_vllm
+from polymath.runtime.engines.vllm_http import HttpEngine
 from polymath.runtime.engines.vllm_launch import PYTHON, free_port
 from polymath.runtime.engines.vllm_process import ProcessEngine
 from polymath.runtime.engines.vllm_weights import WeightSync
@@ -48,8 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return make_models(tmp_path_factory.mktemp("models"), tied=True)
 
 
-@pytest.fixture(scope="module")
-def shared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedEngine]:
+@pytest.fixture(scope="module", params=["process", "http"])
+def shared(request: pytest.FixtureRequest, models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedEngine]:
     """Two copies of the first model, each in a process of its own, opened as a job on GPUs opens them for its only rank."""
     from vllm.distributed.weight_transfer import nccl_engine
 
@@ -61,10 +62,12 @@ def shared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     role = Role(devices=1, torchrun=(), environment={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PYTHON, str(interpreter(root, transfer_worker.__file__)))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]))
         patch.setattr(nccl_engine, "open_trainer_endpoint", trainer_endpoint)
         patch.setattr(torch.cuda, "current_stream", lambda: None)
         patch.setitem(vllm_transfer.TRAINERS, "nccl", trainer)
-        context = make_run(root, {"student": models.folders["first"]}, patch, engines=Engines(rollout="vllm"))
+        engines = Engines(rollout="vllm", transport=request.param)
+        context = make_run(root, {"student": models.folders["first"]}, patch, engines=engines)
         settings = {**context.job.settings, "domains": {"one": {"limits": {"context_tokens": len(SEQUENCE) + 1}}}}
         roles = {"trainer": role, "rollout": replace(role, devices=COPIES, engine="vllm", weights="nccl")}
         context = replace(context, job=replace(context.job, settings=settings, roles=roles))
@@ -73,15 +76,16 @@ def shared(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def copies(shared: SharedEngine) -> Sequence[ProcessEngine]:
+def copies(shared: SharedEngine) -> Sequence[ProcessEngine | HttpEngine]:
     """Each of them, to be asked what it says."""
     transfer = shared._transfer
     assert isinstance(transfer, vllm_transfer.Transfer)
-    assert len(transfer._copies._engines) == COPIES
-    return transfer._copies._engines
+    engines = transfer._copies._engines
+    assert len(engines) == COPIES
+    return [engine for engine in engines if isinstance(engine, ProcessEngine | HttpEngine)]
 
 
-def _gap(engine: ProcessEngine, models: Models, name: str) -> float:
+def _gap(engine: ProcessEngine | HttpEngine, models: Models, name: str) -> float:
     """Largest difference of the token scores from a plain forward pass, which those of a freshly loaded engine equal to 1e-5."""
     (scores_T,) = engine.score_tokens([SEQUENCE])
     expected_T = models.logprobs(name, SEQUENCE)[:-1].gather(1, torch.tensor(SEQUENCE[1:])[:, None]).squeeze(1)
@@ -89,7 +93,7 @@ def _gap(engine: ProcessEngine, models: Models, name: str) -> float:
 
 
 def test_every_copy_scores_with_the_weights_that_were_sent_and_tells_their_version(
-    shared: SharedEngine, copies: Sequence[ProcessEngine], models: Models
+    shared: SharedEngine, copies: Sequence[ProcessEngine | HttpEngine], models: Models
 ) -> None:
     for version, name in ((1, "second"), (2, "first"), (3, "second")):
         shared.load_weights(models.weights(name), policy_version=version)
@@ -165,24 +169,24 @@ def test_what_the_worker_is_asked_exists_as_it_is_asked() -> None:
     from vllm.v1.worker.gpu_worker import Worker
 
     asked = set()
-    for call in _calls("vllm_worker"):
-        if not (isinstance(call.func, ast.Attribute) and call.func.attr == "collective_rpc"):
-            continue
-        name = ast.literal_eval(call.args[0])
-        given = {word.arg: word.value for word in call.keywords}
-        words = [key.value for key in getattr(given.get("kwargs"), "keys", [])]
-        values = getattr(given.get("args"), "elts", [])
-        inspect.signature(getattr(WeightSync if hasattr(WeightSync, name) else Worker, name)).bind(
-            None, *values, **dict.fromkeys(words)
-        )
-        asked.add(name)
-    assert asked == {
-        "sync_weights", "init_weight_transfer_engine", "start_transfer", "update_weights", "finish_transfer"
-    }  # fmt: skip
-    for call in _calls("vllm_weights"):
+    for call in (*_calls("vllm_worker"), *_calls("vllm_http")):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-        if name in ("start_weight_update", "finish_weight_update", "reload_weights"):
-            _bind(getattr(Worker, name), call, None)
+        if name in ("collective_rpc", "_on_workers"):
+            method, *values = [*call.args, *(one for word in call.keywords for one in getattr(word.value, "elts", []))]
+            inspect.signature(getattr(WeightSync, ast.literal_eval(method))).bind(None, *values)
+            asked.add(ast.literal_eval(method))
+    assert asked == {"sync_weights", "transfer_weights"}
+    used = set()
+    for call in _calls("vllm_weights"):
+        if (
+            isinstance(call.func, ast.Attribute)
+            and isinstance(call.func.value, ast.Name)
+            and not hasattr(WeightSync, call.func.attr)
+        ):
+            _bind(getattr(Worker, call.func.attr), call, None)
+            used.add(call.func.attr)
+    steps = {"init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update"}
+    assert used == {"reload_weights"} | steps
     assert not [name for name in vars(WeightSync) if not name.startswith("__") and hasattr(Worker, name)]  # vLLM refuses that
 
 
@@ -216,6 +220,6 @@ def test_the_handle_of_cuda_memory_goes_through_json() -> None:
     }  # fmt: skip
     assert list(places) == list(inspect.signature(rebuild_cuda_tensor).parameters)
     update = {"names": ["a"], "shapes": [[4]], "ipc_handles": {"GPU-1": tuple(places.values())}, "tensor_sizes": None}
-    assert vllm_transfer.decoded(vllm_transfer.encoded(update)) == update
+    assert transfer_words.decoded(transfer_words.encoded(update)) == update
     with pytest.raises(TypeError, match="not known here"):
-        vllm_transfer.encoded({"a": Path()})
+        transfer_words.encoded({"a": Path()})

@@ -1,4 +1,4 @@
-"""`vllm_worker` on a CPU with vLLM's own NCCL engine, whose communicator alone is another: gloo, which needs no GPU.
+"""`vllm_worker` or `vllm_server` on a CPU with vLLM's own NCCL engine, whose communicator alone is another: gloo, without a GPU.
 
 `trainer_endpoint` is the other end of the communicator.
 """
@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from polymath.runtime.engines import vllm_worker
+from polymath.runtime.engines import vllm_server, vllm_worker
+from polymath.runtime.engines.vllm_weights import WeightSync
 
 PATIENCE = timedelta(seconds=900)
 
@@ -40,15 +41,27 @@ def worker_endpoint(info: Any, parallel: Any) -> GlooCommunicator:
     return GlooCommunicator(info.master_address, info.master_port, info.rank_offset + parallel.rank, info.world_size)
 
 
-def main() -> None:
-    from vllm.distributed.weight_transfer import nccl_engine
+class GlooWeightSync(WeightSync):
+    """The extension of a worker, wherever vLLM makes it: its server does so in a process of its own."""
 
-    nccl_engine.worker_init_process_group = worker_endpoint
-    torch.cuda.current_stream = lambda: None  # type: ignore[assignment, return-value]
-    torch.accelerator.synchronize = lambda: None  # type: ignore[assignment]
-    assert sys.argv[1:3] == ["-m", vllm_worker.__name__], "it stands for an interpreter that runs the worker"
-    del sys.argv[1:3]
-    vllm_worker.main()
+    def transfer_weights(self, step: str, info: Any) -> None:
+        from vllm.distributed.weight_transfer import nccl_engine
+
+        nccl_engine.worker_init_process_group = worker_endpoint
+        torch.cuda.current_stream = lambda: None  # type: ignore[assignment, return-value]
+        torch.accelerator.synchronize = lambda: None  # type: ignore[assignment]
+        super().transfer_weights(step, info)
+
+
+def main() -> None:
+    modules = {module.__name__: module for module in (vllm_worker, vllm_server)}
+    option, name, *words = sys.argv[1:]
+    assert option == "-m", "it stands for an interpreter that runs one of them"
+    usual = f"--worker-extension-cls={WeightSync.__module__}.{WeightSync.__qualname__}"
+    other = f"--worker-extension-cls=on_vllm.{Path(__file__).stem}.{GlooWeightSync.__qualname__}"
+    sys.argv[1:] = [other if word == usual else word for word in words]
+    assert other in sys.argv
+    modules[name].main()
 
 
 if __name__ == "__main__":

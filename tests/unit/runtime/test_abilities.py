@@ -14,6 +14,7 @@ from polymath.runtime import abilities
 from polymath.runtime.__main__ import main
 from polymath.runtime.abilities import refuse_what_cannot_run
 from polymath.runtime.engines.vllm_launch import PYTHON
+from polymath.runtime.launch.dry_run import dry_run
 from polymath.runtime.launch.run import launch_plan
 from polymath.specs.diagnostics import ExitCode, UserError
 
@@ -37,6 +38,22 @@ def refusal(plan: Plan, folder: Path, *jobs: str) -> str:
         refuse_what_cannot_run(plan, read_sources(folder / "plan"), chosen)
     assert caught.value.exit_code == ExitCode.UNFIT
     return caught.value.message
+
+
+def test_servers_that_are_to_listen_outside_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = "engines={rollout: vllm, transport: http, listen: {address_env: ENGINE_ADDRESS, key_env: ENGINE_KEY}}"
+    plan = compiled(tmp_path, engines, ACTING_DEVICES)
+    monkeypatch.setenv(PYTHON, sys.executable)
+    assert "engines.listen.address_env: ENGINE_ADDRESS is not set" in refusal(plan, tmp_path)
+    monkeypatch.setenv("ENGINE_ADDRESS", "198.51.100.7:8000")
+    assert "engines.listen.key_env: ENGINE_KEY is not set" in refusal(plan, tmp_path)
+    monkeypatch.setenv("ENGINE_KEY", "a-key")
+    assert "ENGINE_ADDRESS: nothing can listen on 198.51.100.7, port 8000" in refusal(plan, tmp_path)
+    refuse_what_cannot_run(plan, read_sources(tmp_path / "plan"), [plan.job("sft")])  # starts no engine
+    notes = [role.note for role in dry_run(tmp_path / "plan").roles if role.role == "rollout"]
+    assert notes and all(note is not None and "they answer at the address in $ENGINE_ADDRESS too" in note for note in notes)
 
 
 def test_what_the_small_recipes_ask_for_is_run(tmp_path: Path) -> None:
@@ -66,7 +83,6 @@ def test_everything_that_cannot_run_is_named_at_once_with_its_jobs(tmp_path: Pat
     message = refusal(plan, tmp_path)
     for line in (
         "placement.sft.trainer.tensor: 2 with spmd_types, the backend of torch above 2.13 (sft, teachers.searcher.1)",
-        "engines.transport: http on a h200; `process` is what takes weights from a GPU (teachers.operator.1, distill,",
         "engines.rollout: vllm on 2 machines; an engine answers on the machine that it runs on (teachers.operator.1, distill,",
         "storage.artifacts",
     ):
@@ -81,8 +97,12 @@ def test_a_job_that_asks_for_nothing_new_is_not_refused_for_another(tmp_path: Pa
     assert "engines.rollout: vllm on 2 machines" in refusal(plan, tmp_path, "teachers.operator.1")
 
 
-def test_vllm_on_gpus_takes_weights_from_a_trainer_that_has_vllm_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = compiled(tmp_path, "engines.rollout=vllm", "cluster={accelerator: h200, per_node: 8}", ACTING_DEVICES)
+@pytest.mark.parametrize("transport", ["process", "http"])
+def test_vllm_on_gpus_takes_weights_from_a_trainer_that_has_vllm_too(
+    transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = f"engines={{rollout: vllm, transport: {transport}}}"
+    plan = compiled(tmp_path, engines, "cluster={accelerator: h200, per_node: 8}", ACTING_DEVICES)
     monkeypatch.setattr(abilities, "_check_machine", lambda plan: None)
     monkeypatch.setenv(PYTHON, sys.executable)
     found = {"vllm": None}
