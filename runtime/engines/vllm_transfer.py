@@ -3,8 +3,9 @@
 The trainer's side is vLLM's (`TrainerWeightTransferEngine`), which sends the weights; ours is what it asks of whoever owns them:
 the weights by name, and a way to tell each copy of the engine what to do, which goes over the copy's socket or to its server. On
 the copy's side it comes to `vllm_weights.py`, inside vLLM's worker. vLLM is imported by the ranks that send, and by no other.
-A copy that dies or hangs in the middle of a transfer leaves the other end in a collective that never ends. Whoever waits for the copy
-sees it, at once or after as long as any engine is waited for, and if the transfer is not over soon after that the rank that sends ends.
+A copy that dies or hangs in the middle of a transfer leaves the other end in a collective that never ends. Whoever waits for the
+copy sees it, at once or after as long as any engine is waited for, and if the transfer is not over soon after that the rank that
+sends ends.
 
 Read in vLLM 0.32; `tests/on_vllm/test_transfer.py` binds every call to vLLM's sources and moves weights on a CPU. NCCL and IPC
 themselves have never run: that needs GPUs.

@@ -58,7 +58,7 @@ def main() -> None:
     option, name, *words = sys.argv[1:]
     assert option == "-m", "it stands for an interpreter that runs one of them"
     usual = f"--worker-extension-cls={WeightSync.__module__}.{WeightSync.__qualname__}"
-    other = f"--worker-extension-cls=on_vllm.{Path(__file__).stem}.{GlooWeightSync.__qualname__}"
+    other = f"--worker-extension-cls=on_vllm.transfer_worker.{GlooWeightSync.__qualname__}"
     sys.argv[1:] = [other if word == usual else word for word in words]
     assert other in sys.argv
     modules[name].main()
