@@ -47,7 +47,8 @@ class HttpEngine(ServedEngine):
         """One step of a transfer of weights (`vllm_transfer.py`); the version is told after the last of them.
 
         Raises:
-            UserError: exit code 6. The server refused.
+            EngineSilent: the server does not answer any more.
+            UserError: exit code 6. It refused.
         """
         if step == "start":
             self._pause()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from on_policy_runs import TOKENIZER
+from polymath.runtime.engines import vllm_http
 from polymath.runtime.engines.endpoint import Endpoint
 from polymath.runtime.engines.protocol import EngineSilent
 from polymath.runtime.engines.shared import write_weights
@@ -98,9 +99,12 @@ def test_an_engine_that_dies_while_it_loads_keeps_its_earlier_version(
     assert engine.policy_version == 0
 
 
-def test_an_engine_that_hangs_while_it_loads_interrupts_the_run(engine: HttpEngine, server: ScriptedEngine, update: Path) -> None:
+def test_an_engine_that_hangs_while_it_loads_interrupts_the_run(
+    engine: HttpEngine, server: ScriptedEngine, update: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.delay_seconds = 2.0
-    engine.client.patience = replace(engine.client.patience, answer_seconds=0.2, total_seconds=0.2)
+    monkeypatch.setattr(vllm_http, "ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(engine._once, "patience", replace(vllm_http.ONCE, answer_seconds=0.2, total_seconds=0.2))
     with pytest.raises(EngineSilent) as caught:
         engine.reload(update, policy_version=1)
     assert caught.value.exit_code == ExitCode.INTERRUPTED and engine.policy_version == 0
