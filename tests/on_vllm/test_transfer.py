@@ -20,7 +20,7 @@ from conformance.engines import Models, lacks, make_models
 from end_to_end.polymath import REPOSITORY
 from on_policy_runs import make_run
 from polymath.compiler.plan import Role
-from polymath.runtime.engines import transfer_words, vllm_process, vllm_transfer
+from polymath.runtime.engines import transfer_words, vllm_http, vllm_process, vllm_transfer
 from polymath.runtime.engines.protocol import EngineSilent, SamplingSettings
 from polymath.runtime.engines.shared import SharedEngine
 from polymath.runtime.engines.vllm import open_vllm
@@ -116,6 +116,9 @@ def test_a_copy_that_hangs_while_weights_are_on_their_way_interrupts_the_run(
 ) -> None:
     """The last test of the copies: one of them is stopped once some of the weights are sent."""
     monkeypatch.setattr(vllm_process, "PATIENCE", replace(vllm_process.PATIENCE, total_seconds=3.0))
+    for copy in shared._transfer._copies._engines:  # type: ignore[attr-defined]
+        if isinstance(copy, HttpEngine):
+            monkeypatch.setattr(copy._once, "patience", replace(vllm_http.ONCE, answer_seconds=3.0, total_seconds=3.0))
     facts = json.loads(min((shared._context.folder / "engines").glob("*.json")).read_text())
     gathered: list[str] = []
 
@@ -126,7 +129,7 @@ def test_a_copy_that_hangs_while_weights_are_on_their_way_interrupts_the_run(
         return unit
 
     weights = list(models.weights("first"))
-    with pytest.raises(EngineSilent, match="no step of it in 3 seconds") as caught:
+    with pytest.raises(EngineSilent, match=r"no (step of it|answer) in") as caught:
         shared.load_weights(Weights([{name: tensor} for name, tensor in weights], stop), policy_version=6)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     assert gathered[-len(weights) :] == [name for name, _ in weights]  # to the end, as the other ranks do
