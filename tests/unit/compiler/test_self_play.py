@@ -101,6 +101,7 @@ def test_an_endpoint_is_a_role_of_its_job_and_its_place_is_outside_the_recipe(wr
 def test_models_that_play_on_an_engine_of_its_own_need_devices_for_it(write: Write) -> None:
     def served(spec: dict[str, Any]) -> None:
         spec["engines"] = {"rollout": "vllm"}
+        spec["model"]["shape"]["head_dim"] = 32
         spec["cluster"]["per_node"] = 2
 
     def placed(spec: dict[str, Any]) -> None:
