@@ -33,7 +33,7 @@ class Outside:
         return f"http://{host}:{self.port + number}/v1"
 
     def bound(self, number: int) -> socket.socket:
-        """The socket of server `number`, which does not listen yet.
+        """The socket of server `number`. It listens, so that nobody else takes the port while the model is loaded.
 
         Raises:
             UserError: exit code 5. The address is not of this machine, or the port is in use.
@@ -42,6 +42,7 @@ class Outside:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind((self.host, self.port + number))
+            found.listen()
         except (OSError, OverflowError) as error:
             found.close()
             reason = (os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)).lower()

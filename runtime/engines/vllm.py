@@ -170,7 +170,7 @@ def start_worker(settings: EngineSettings, log: Path, cleanup: ExitStack) -> Cop
 def start_server(
     settings: EngineSettings, log: Path, cleanup: ExitStack, *, outside: tuple[socket.socket, str] | None = None
 ) -> Copy:
-    """vLLM's server, on loopback and with a key; and outside, on a bound socket with another. It ends with `cleanup`."""
+    """vLLM's server, on loopback and with a key; and outside, on a socket that listens, with another. It ends with `cleanup`."""
     key_file = _private_folder(cleanup) / "key"
     key_file.touch(mode=0o600)
     key_file.write_text(secrets.token_hex(32), encoding="utf-8")

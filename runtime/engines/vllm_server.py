@@ -5,7 +5,7 @@
 What it does: runs `vllm.entrypoints.openai.api_server`, asks for the key on every route, and ends with the process that started it.
 vLLM itself asks for a key below `/v1` only; its development routes, which call any method of a worker, would be open to every
 user of the machine. On a second socket, where it is given one, it answers the few routes that use a model, for another key.
-What it does not do: bind an address. The first is loopback's, the second comes bound from whoever starts it, and what is answered
+What it does not do: bind an address. The first is loopback's, the second comes from whoever starts it, and what is answered
 follows from the socket that a connection came in by: no header, path or address that a client writes can change it.
 """
 

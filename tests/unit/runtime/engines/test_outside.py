@@ -204,3 +204,15 @@ def test_an_address_of_another_machine_or_a_port_in_use_is_told_before_anything_
     monkeypatch.setenv("ENGINE_ADDRESS", "127.0.0.1:65535")
     with pytest.raises(UserError, match="port 65536"):
         check_outside(LISTEN, 2)
+
+
+def test_a_port_is_taken_from_the_moment_that_a_server_starts_not_only_once_its_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the second of two launches would pass its check, and never answer there."""
+    monkeypatch.setenv("ENGINE_KEY", "a-key")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("ENGINE_ADDRESS", f"127.0.0.1:{port}")
+    with outside_of(LISTEN).bound(0), pytest.raises(UserError, match=rf"port {port}: address already in use"):
+        check_outside(LISTEN, 1)
