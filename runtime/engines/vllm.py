@@ -56,6 +56,7 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
     outside = outside_of(engines.listen) if engines.listen is not None else None
     place = context.folder / "engines"
     started: list[Copy] = []
+    listening: dict[int, dict[str, Any]] = {}  # what is told of those of them that answer outside
     for number in range(context.rank, 1 + max(max(copies) for copies in dealt.values()), context.world_size):
         first = next(name for name, copies in dealt.items() if number in copies)
         settings, log = engine_settings(context, role, folders[first], number), place / f"{role}.{'.'.join(folders)}.{number}.log"
@@ -66,16 +67,15 @@ def open_vllm(context: JobContext, role: str, folders: Mapping[str, Path], token
         else:
             with outside.bound(earlier + number) as listener:
                 started.append(start_server(settings, log, context.cleanup, outside=(listener, outside.key)))
-            EventLog(context.run_dir).write(
-                "engine_listens",
-                folder=context.job.folder,
-                role=role,
-                models=[name for name, copies in dealt.items() if number in copies],
-                url=outside.url(earlier + number),
-            )
+            listening[len(started) - 1] = {
+                "models": [name for name, copies in dealt.items() if number in copies],
+                "url": outside.url(earlier + number),
+            }
     for ready, copy in enumerate(started):
         context.progress(ready, len(started), f"vLLM engines answer (log: {copy.process.log})")
         copy.wait()
+        if ready in listening:
+            EventLog(context.run_dir).write("engine_listens", folder=context.job.folder, role=role, **listening[ready])
         write_json(copy.process.log.with_suffix(".json"), copy.facts)
         context.progress(ready + 1, len(started), "vLLM engines answer")
     context.barrier()

@@ -14,6 +14,7 @@ import contextlib
 import os
 import runpy
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from hmac import compare_digest
 from typing import Any
@@ -78,7 +79,11 @@ class Outside:
 
 
 class AnswerOutside:
-    """ASGI middleware: for as long as the application runs, a second server of it answers on the socket of the environment."""
+    """ASGI middleware: for as long as the application runs, a second server of it answers on the socket of the environment.
+
+    Should that one end before the application does, the whole process ends: whoever started it sees an engine that is gone, and
+    nobody is left waiting at a socket that nobody reads.
+    """
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -90,6 +95,13 @@ class AnswerOutside:
         outside = Outside(scope["app"], key=os.environ[OUTSIDE_KEY], own_key=os.environ[KEY])
         server = server_of(outside)
         serving = asyncio.create_task(server.serve([socket.socket(fileno=int(os.environ[OUTSIDE_SOCKET]))]))
+
+        def end(ended: asyncio.Task[None]) -> None:
+            if not server.should_exit:
+                print(f"the server outside has ended: {ended.exception()!r}", file=sys.stderr, flush=True)
+                end_group()
+
+        serving.add_done_callback(end)
         try:
             await self._app(scope, receive, send)
         finally:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polymath.runtime.engines import vllm_server
 from polymath.runtime.engines.outside import check_outside, outside_of
 from polymath.runtime.engines.vllm_server import KEY, OUTSIDE_KEY, OUTSIDE_SOCKET, ROUTES, AnswerOutside, Outside, RequireKey
 from polymath.specs.diagnostics import ExitCode, UserError
@@ -216,3 +217,22 @@ def test_a_port_is_taken_from_the_moment_that_a_server_starts_not_only_once_its_
     monkeypatch.setenv("ENGINE_ADDRESS", f"127.0.0.1:{port}")
     with outside_of(LISTEN).bound(0), pytest.raises(UserError, match=rf"port {port}: address already in use"):
         check_outside(LISTEN, 1)
+
+
+def test_a_server_that_cannot_answer_outside_ends_its_process_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = asyncio.Event()
+    monkeypatch.setattr(vllm_server, "end_group", ended.set)
+    monkeypatch.setenv(KEY, OWN)
+    monkeypatch.setenv(OUTSIDE_KEY, THEIRS)
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await asyncio.wait_for(ended.wait(), 20)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as no_stream:
+        monkeypatch.setenv(OUTSIDE_SOCKET, str(no_stream.fileno()))
+        with pytest.raises(ValueError, match="Stream Socket"):
+            asyncio.run(AnswerOutside(app)({"type": "lifespan", "app": app}, _nothing, None))
+        no_stream.detach()  # the server has closed it
+    assert ended.is_set() and "the server outside has ended: ValueError" in capsys.readouterr().err

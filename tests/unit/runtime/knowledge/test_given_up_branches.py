@@ -110,4 +110,4 @@ def test_the_oracles_dead_ends_are_not_trained_on(generator: Any) -> None:
         assert "invalidate_node" not in [name for name, _ in shown(record)] and record.reward == 1.0
         assert record.provenance.get("trimmed", 0) == (3 if gave_up else 0)
         tried.append(gave_up)
-    assert True in tried and False in tried
+    assert any(tried) and not all(tried)

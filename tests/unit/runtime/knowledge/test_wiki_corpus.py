@@ -89,7 +89,7 @@ def test_no_single_search_shows_the_answer(things: tuple[dict[str, Thing], Path]
                 assert not any(re.search(rf"\b{re.escape(name)}\b", shown) for name in (answer.name, *answer.aliases)), words
 
 
-def test_hops_are_facts_and_turn_back_from_dead_ends(things: tuple[dict[str, Thing], Path]) -> None:
+def test_hops_are_facts_and_no_page_is_visited_twice(things: tuple[dict[str, Thing], Path]) -> None:
     by_title, graph = things
     with GraphStore.open(str(graph)) as store:
         walks = make_generator("search_walks", {"hops": 6}, store)

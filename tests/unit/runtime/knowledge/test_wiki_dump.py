@@ -1,10 +1,8 @@
 """A MediaWiki export as dumps.wikimedia.org publishes it (schema export-0.11): import, walks, self-play, end to end."""
 
-import bz2
 import random
 import tracemalloc
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import pytest
 from polymath.runtime.knowledge.generators.base import TaskGenerator
@@ -13,46 +11,10 @@ from polymath.runtime.knowledge.graph import GraphStore
 from polymath.runtime.knowledge.importers import Link, Page, add_pages, import_into
 from polymath.runtime.knowledge.roles import Roles
 from polymath.runtime.knowledge.selfplay import Goal, accepted, self_play
+from wiki_corpus import Exported, write_export
 
 LICENCE = "CC-BY-SA-4.0"
-HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
- xsi:schemaLocation="http://www.mediawiki.org/xml/export-0.11/ http://www.mediawiki.org/xml/export-0.11.xsd"
- version="0.11" xml:lang="de">
-  <siteinfo>
-    <sitename>Wikipedia</sitename>
-    <dbname>dewiki</dbname>
-    <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base>
-    <generator>MediaWiki 1.45.0-wmf.5</generator>
-    <case>first-letter</case>
-    <namespaces>
-      <namespace key="-1" case="first-letter">Spezial</namespace>
-      <namespace key="0" case="first-letter" />
-      <namespace key="1" case="first-letter">Diskussion</namespace>
-      <namespace key="6" case="first-letter">Datei</namespace>
-      <namespace key="10" case="first-letter">Vorlage</namespace>
-      <namespace key="14" case="first-letter">Kategorie</namespace>
-    </namespaces>
-  </siteinfo>
-"""
-PAGE = """  <page>
-    <title>{title}</title>
-    <ns>{ns}</ns>
-    <id>{number}</id>{redirect}
-    <revision>
-      <id>{revision}</id>
-      <parentid>7</parentid>
-      <timestamp>2026-05-01T12:00:00Z</timestamp>
-      <contributor><username>Somebody</username><id>3</id></contributor>
-      <minor />
-      <comment>title and text of no page: &lt;text&gt;</comment>
-      <origin>{revision}</origin>
-      <model>wikitext</model>
-      <format>text/x-wiki</format>
-      <text bytes="{bytes}" sha1="abc" xml:space="preserve">{text}</text>
-      <sha1>abc</sha1>
-    </revision>
-  </page>
-"""
+NAMESPACES = {-1: "Spezial", 0: "", 1: "Diskussion", 6: "Datei", 10: "Vorlage", 14: "Kategorie"}
 ARTICLE = """{{{{Short description|River}}}}
 {{{{Infobox river
 | name = {title}
@@ -120,15 +82,11 @@ def dump(path: Path) -> list[str]:
         ("Vorlage:Infobox river", 10, "{{{name}}} [[Alach]]"),
         ("Kategorie:Rivers", 14, "[[Alach]]"),
     ]
-    texts = [HEAD]
+    exported: list[Exported] = []
     for number, (title, ns, text) in enumerate(pages):
         target = text.partition("[[")[2].partition("]]")[0] if text.lower().startswith(("#redirect", "#weiterleitung")) else ""
-        redirect = (
-            f'\n    <redirect title="{escape(target)}" />' if target and number % 3 else ""
-        )  # old dumps have it in the text alone
-        fields = {"title": escape(title), "ns": ns, "number": number, "revision": 9000 + number, "redirect": redirect}
-        texts.append(PAGE.format(text=escape(text), bytes=len(text.encode()), **fields))
-    path.write_bytes(bz2.compress("".join([*texts, "</mediawiki>\n"]).encode()))
+        exported.append(Exported(ns, title, text, target if number % 3 else None))  # old dumps have it in the text alone
+    write_export(path, exported, "de", NAMESPACES)
     return NAMES
 
 

@@ -8,6 +8,7 @@ their captions, categories, interwiki links, disambiguation pages, redirects to 
 # ruff: noqa: E501  (markup reads best on its own line)
 import bz2
 import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -18,15 +19,37 @@ NAMESPACES = {
 }  # fmt: skip
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
  xsi:schemaLocation="http://www.mediawiki.org/xml/export-0.11/ http://www.mediawiki.org/xml/export-0.11.xsd"
- version="0.11" xml:lang="en">
+ version="0.11" xml:lang="{language}">
   <siteinfo>
     <sitename>Wikipedia</sitename>
-    <dbname>enwiki</dbname>
-    <base>https://en.wikipedia.org/wiki/Main_Page</base>
+    <dbname>{language}wiki</dbname>
+    <base>https://{language}.wikipedia.org/wiki/</base>
     <generator>MediaWiki 1.45.0-wmf.9</generator>
     <case>first-letter</case>
     <namespaces>
+{namespaces}    </namespaces>
+  </siteinfo>
 """
+PAGE = """  <page>
+    <title>{title}</title>
+    <ns>{ns}</ns>
+    <id>{identity}</id>{redirect}
+    <revision>
+      <id>{identity}1</id>
+      <parentid>{identity}0</parentid>
+      <timestamp>2026-05-01T12:00:00Z</timestamp>
+      <contributor><username>A &amp; B</username><id>3</id></contributor>
+      <minor />
+      <comment>/* Course */ [[{title}]], title and text of no page: &lt;text&gt;</comment>
+      <origin>{identity}1</origin>
+      <model>{model}</model>
+      <format>text/x-wiki</format>
+      <text bytes="{bytes}" sha1="0" xml:space="preserve">{text}</text>
+      <sha1>0</sha1>
+    </revision>
+  </page>
+"""
+TEMPLATE = "<includeonly>{{{name|}}}</includeonly><noinclude>[[Town]]</noinclude>"
 COUNTRIES = (("Veldoria", "Veldorian"), ("Ostmark", "Ostmarker"), ("Karelund", "Karelundish"), ("Sarovia", "Sarovian"))
 GIVEN = (
     "Anna",
@@ -184,66 +207,59 @@ def article(one: Thing, things: list[Thing], rng: random.Random) -> str:
     return f"{top}{bodies[one.kind]}{tail}"
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A page of a dump."""
+
+    ns: int
+    title: str
+    text: str
+    redirect: str | None = None  # to a title, where the dump says so outside the text
+
+
+def write_export(path: Path, pages: Iterable[Exported], language: str, namespaces: Mapping[int, str]) -> None:
+    """Write pages to `.xml` or `.xml.bz2`."""
+    named = "".join(
+        f'      <namespace key="{key}" case="first-letter"' + (f">{name}</namespace>\n" if name else " />\n")
+        for key, name in namespaces.items()
+    )
+    with bz2.open(path, "wt", encoding="utf-8") if path.suffix == ".bz2" else path.open("w", encoding="utf-8") as out:
+        out.write(HEAD.format(language=language, namespaces=named))
+        for identity, page in enumerate(pages, start=10):
+            redirect = f"\n    <redirect title={quoteattr(page.redirect)} />" if page.redirect else ""
+            model = "Scribunto" if page.ns == 828 else "wikitext"
+            fields = {"title": escape(page.title), "text": escape(page.text), "bytes": len(page.text.encode())}
+            out.write(PAGE.format(ns=page.ns, identity=identity, redirect=redirect, model=model, **fields))
+        out.write("</mediawiki>\n")
+
+
 def write_dump(path: Path, count: int, seed: int = 0) -> list[Thing]:
     """Write `.xml` or `.xml.bz2`; returns what the articles are about."""
     things, rng = invent(count, seed), random.Random(seed + 1)
-    pages: list[tuple[int, str, str, str | None]] = []
+    pages: list[Exported] = []
     for one in things:
-        pages.append((0, one.title, article(one, things, rng), None))
-        pages += [(0, alias, f"#REDIRECT [[{one.title}]]\n\n{{{{R from alternative name}}}}", one.title) for alias in one.aliases]
+        pages.append(Exported(0, one.title, article(one, things, rng)))
+        for alias in one.aliases:
+            pages.append(Exported(0, alias, f"#REDIRECT [[{one.title}]]\n\n{{{{R from alternative name}}}}", one.title))
         if one.title != one.name:
-            pages.append(
-                (
-                    0,
-                    one.name,
-                    f"'''{one.name}''' may refer to:\n* [[{one.title}]], a {one.kind}\n* [[{one.name} Hall]]\n\n{{{{disambiguation|geo}}}}",
-                    None,
-                )
-            )
+            text = f"'''{one.name}''' may refer to:\n* [[{one.title}]], a {one.kind}\n* [[{one.name} Hall]]\n\n{{{{disambiguation|geo}}}}"
+            pages.append(Exported(0, one.name, text))
         if one.number % 7 == 0:
-            pages.append((1, f"Talk:{one.title}", f"== Sources ==\n{{{{WikiProject banner}}}} I doubt [[{one.title}]]. ~~~~", None))
+            text = f"== Sources ==\n{{{{WikiProject banner}}}} I doubt [[{one.title}]]. ~~~~"
+            pages.append(Exported(1, f"Talk:{one.title}", text))
+    for country, demonym in COUNTRIES:
+        pages.append(Exported(0, country, f"'''{country}''' is a country. Its people are the {demonym}s.\n{{{{stub}}}}"))
     pages += [
-        (0, country, f"'''{country}''' is a country. Its people are the {demonym}s.\n{{{{stub}}}}", None)
-        for country, demonym in COUNTRIES
+        Exported(0, "Town", "A '''town''' is a place."),
+        Exported(0, "River", "A '''river''' is water."),
+        Exported(0, "Old loop", "#REDIRECT [[New loop]]", "New loop"),
+        Exported(0, "New loop", "#REDIRECT [[Old loop]]", "Old loop"),
+        Exported(0, "Gone", "#redirect [[Never written#Top]]", "Never written"),
+        *(Exported(10, f"Template:Infobox {kind}", TEMPLATE) for kind in ("person", "town")),
+        Exported(14, "Category:Towns of Veldoria", "[[Category:Towns]]"),
+        Exported(828, "Module:Convert", "return {}"),
+        Exported(118, "Draft:New", "[[Town]]"),
     ]
-    pages += [
-        (0, "Town", "A '''town''' is a place.", None),
-        (0, "River", "A '''river''' is water.", None),
-        (0, "Old loop", "#REDIRECT [[New loop]]", "New loop"),
-    ]
-    pages += [
-        (0, "New loop", "#REDIRECT [[Old loop]]", "Old loop"),
-        (0, "Gone", "#redirect [[Never written#Top]]", "Never written#Top"),
-    ]
-    pages += [
-        (10, f"Template:Infobox {kind}", "<includeonly>{{{name|}}}</includeonly><noinclude>[[Town]]</noinclude>", None)
-        for kind in ("person", "town")
-    ]
-    pages += [
-        (14, "Category:Towns of Veldoria", "[[Category:Towns]]", None),
-        (828, "Module:Convert", "return {}", None),
-        (118, "Draft:New", "[[Town]]", None),
-    ]
-    order = sorted(range(len(pages)), key=lambda place: (place * 7919) % len(pages))
-    with bz2.open(path, "wt", encoding="utf-8") if path.suffix == ".bz2" else path.open("w", encoding="utf-8") as out:
-        out.write(HEAD)
-        for key, name in NAMESPACES.items():
-            out.write(
-                f'      <namespace key="{key}" case="first-letter">{name}</namespace>\n'
-                if name
-                else f'      <namespace key="{key}" case="first-letter" />\n'
-            )
-        out.write("    </namespaces>\n  </siteinfo>\n")
-        for identity, place in enumerate(order, start=10):
-            ns, title, text, target = pages[place]
-            redirect = f"    <redirect title={quoteattr(target.partition('#')[0])} />\n" if target else ""
-            model = "Scribunto" if ns == 828 else "wikitext"
-            out.write(
-                f"  <page>\n    <title>{escape(title)}</title>\n    <ns>{ns}</ns>\n    <id>{identity}</id>\n{redirect}    <revision>\n      <id>{identity}1</id>\n"
-                f"      <parentid>{identity}0</parentid>\n      <timestamp>2026-05-01T12:00:00Z</timestamp>\n      <contributor>\n        <username>A &amp; B</username>\n"
-                f"        <id>3</id>\n      </contributor>\n      <comment>/* Course */ [[{escape(title)}]]</comment>\n      <origin>{identity}1</origin>\n      <model>{model}</model>\n"
-                f'      <format>text/x-wiki</format>\n      <text bytes="{len(text.encode())}" sha1="0" xml:space="preserve">{escape(text)}</text>\n      <sha1>0</sha1>\n'
-                "    </revision>\n  </page>\n"
-            )
-        out.write("</mediawiki>\n")
+    mixed = sorted(range(len(pages)), key=lambda place: (place * 7919) % len(pages))
+    write_export(path, (pages[place] for place in mixed), "en", NAMESPACES)
     return things
